@@ -1,0 +1,223 @@
+"""What every implementation checks about its arguments, written once and framework-free.
+
+Shapes, dtypes and names are known even while a framework traces, so they are checked in every mode.
+Values (is this label a class? is this margin negative?) are checked only where a caller hands in something
+NumPy can read; a backend that cannot read a value returns NaN instead.
+
+Every message names the argument, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+FLOATING: Final = ("float16", "bfloat16", "float32", "float64")
+REDUCTIONS: Final = ("none", "sum", "mean")
+MARGIN_REDUCTIONS: Final = ("none", "sum", "mean", "active_mean")
+"""`active_mean` counts positions whose loss is positive, which only a margin loss can switch off."""
+
+Shape = Sequence[int | None]
+"""Dimensions as a framework knows them while tracing: None where it does not."""
+
+
+def show(shape: Shape) -> str:
+    """A shape the way the message prints it: ``(4, 10)``, ``(?, 10)``."""
+    inner = ", ".join("?" if size is None else str(size) for size in shape)
+    return f"({inner},)" if len(shape) == 1 else f"({inner})"
+
+
+def agree(a: Shape, b: Shape) -> bool:
+    """Whether two shapes can be equal, an unknown dimension matching anything."""
+    return len(a) == len(b) and all(m is None or n is None or m == n for m, n in zip(a, b, strict=True))
+
+
+def check_reduction(reduction: object, allowed: Sequence[str], *, name: str = "reduction") -> None:
+    """Refuse an unknown reduction, and `active_mean` where the loss has no inactive positions."""
+    if reduction in allowed:
+        return
+    choices = ", ".join(repr(choice) for choice in allowed)
+    hint = ""
+    if reduction == "active_mean":
+        hint = "; only HEM and multi-class margin have inactive positions to leave out"
+    raise ValueError(f"{name} must be one of {choices}; got {reduction!r}{hint}")
+
+
+def check_terms_reduction(reduction: object) -> None:
+    """A numerator and a denominator exist for the two averages alone."""
+    if reduction not in ("mean", "active_mean"):
+        raise ValueError(
+            "terms(...) gives the numerator and denominator of an average: reduction must be 'mean' or "
+            f"'active_mean'; got {reduction!r} ('sum' adds up over batches as it is)"
+        )
+
+
+def check_axis(axis: object, rank: int) -> int:
+    """The class axis as a number in [0, rank)."""
+    if isinstance(axis, bool | np.bool_) or not hasattr(axis, "__index__"):
+        raise TypeError(f"axis must be an integer; got {axis!r}")
+    index = operator.index(axis)
+    if not -rank <= index < rank:
+        raise ValueError(f"axis must lie in [{-rank}, {rank}) for logits of rank {rank}; got {index}")
+    return index % rank
+
+
+def check_logits(shape: Shape, dtype: str, axis: object = -1, *, name: str = "logits") -> int:
+    """Floating point, at least one axis, at least two classes. Returns the class axis, counted from the front."""
+    if dtype not in FLOATING:
+        raise TypeError(f"{name} must be floating point, one of {', '.join(FLOATING)}; got {dtype}")
+    if len(shape) == 0:
+        raise ValueError(f"{name} must have a class axis: expected shape (..., C), got a scalar")
+    class_axis = check_axis(axis, len(shape))
+    classes = shape[class_axis]
+    if classes is not None and classes < 2:
+        raise ValueError(
+            f"{name} must have at least 2 classes along axis {class_axis}; got shape {show(shape)}"
+            " (a binary problem takes two logits, one per class)"
+        )
+    return class_axis
+
+
+def check_labels(
+    shape: Shape, dtype: str, logits_shape: Shape, class_axis: int, *, name: str = "labels", logits_name: str = "logits"
+) -> None:
+    """Integers, one for every position: the shape of the logits without the class axis."""
+    positions = tuple(logits_shape[:class_axis]) + tuple(logits_shape[class_axis + 1 :])
+    if not dtype.startswith(("int", "uint")):
+        raise TypeError(
+            f"{name} must hold integer class indices of shape {show(positions)}; got {dtype} of shape {show(shape)}"
+            " (one-hot or soft labels are not accepted: take the argmax over the classes)"
+        )
+    if not agree(shape, positions):
+        hint = ""
+        if len(shape) == len(logits_shape):
+            hint = (
+                f"; one-hot {name}? take the argmax over the classes"
+                if agree(shape, logits_shape) and len(shape) > 1
+                else f"; a trailing axis of size 1 in {name} has to be squeezed"
+                if shape[-1] == 1 and len(shape) > 1
+                else f"; do {logits_name} lack their class axis?"
+            )
+        raise ValueError(
+            f"{name} must have the shape of {logits_name} without the class axis: expected {show(positions)}"
+            f" ({logits_name} are {show(logits_shape)}, class axis {class_axis}), got {show(shape)}{hint}"
+        )
+
+
+def check_weight(shape: Shape, dtype: str, labels_shape: Shape, *, name: str = "sample_weight") -> None:
+    """A number for every position, or one for every entry of the labels' first axis. Nothing else broadcasts."""
+    if not (dtype == "bool" or dtype in FLOATING or dtype.startswith(("int", "uint"))):
+        raise TypeError(f"{name} must be boolean, integer or floating point; got {dtype}")
+    if agree(shape, labels_shape) or (len(labels_shape) > 1 and agree(shape, labels_shape[:1])):
+        return
+    expected = show(labels_shape)
+    if len(labels_shape) > 1:
+        expected += f" or {show(labels_shape[:1])}"
+    raise ValueError(f"{name} must have the shape of the labels or of their first axis: {expected}; got {show(shape)}")
+
+
+def check_ignore_index(ignore_index: object, *, name: str = "ignore_index") -> int | None:
+    """An integer, or None for off."""
+    if ignore_index is None:
+        return None
+    if isinstance(ignore_index, bool | np.bool_) or not hasattr(ignore_index, "__index__"):
+        raise TypeError(f"{name} must be an integer or None; got {ignore_index!r}")
+    return operator.index(ignore_index)
+
+
+def representable(value: int, dtype: str) -> bool:
+    """Whether an integer dtype can hold a value at all.
+
+    Labels are compared with `ignore_index` as mathematical integers. Where the dtype cannot hold the number no
+    label equals it, although -100 and 156 are the same eight bits.
+    """
+    bits = int(dtype.lstrip("uint"))
+    low, high = (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+    return low <= value <= high
+
+
+def check_constant_dtype(dtype: str, name: str) -> None:
+    """A hyper-parameter given as an array holds real numbers."""
+    if not (dtype in FLOATING or dtype.startswith(("int", "uint"))):
+        raise TypeError(f"{name} must be a real number or an array of them; got {dtype}")
+
+
+def check_per_class(shape: Shape, classes: int | None, *, name: str, scalar: bool) -> None:
+    """A constant is one number (where `scalar` allows it) or a vector with one entry per class."""
+    if scalar and len(shape) == 0:
+        return
+    if len(shape) != 1 or (classes is not None and shape[0] is not None and shape[0] != classes):
+        size = "C" if classes is None else str(classes)
+        kind = "a number or a vector" if scalar else "a vector"
+        raise ValueError(f"{name} must be {kind} with one entry per class, shape ({size},); got shape {show(shape)}")
+
+
+def read_constant(value: Any, *, name: str, positive: bool = False) -> npt.NDArray[np.float64]:
+    """A hyper-parameter NumPy can read, in float64: finite and >= 0, or > 0 where `positive`."""
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise TypeError(f"{name} must be a real number or an array of them; got {type(value).__name__}")
+    check_constant_dtype(array.dtype.name, name)
+    numbers = array.astype(np.float64)
+    bad = ~(np.isfinite(numbers) & ((numbers > 0) if positive else (numbers >= 0)))
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        at = f" at index {where[0]}" if where else ""
+        raise ValueError(
+            f"{name} must be finite and {'> 0' if positive else '>= 0'}; got {float(numbers[where])!r}{at}"
+        )
+    return numbers
+
+
+def read_number(value: Any, *, name: str, positive: bool = False) -> float:
+    """A hyper-parameter that is one number NumPy can read: finite and >= 0, or > 0 where `positive`."""
+    number = read_constant(value, name=name, positive=positive)
+    check_number(number.shape, name=name)
+    return float(number)
+
+
+def check_number(shape: Shape, *, name: str) -> None:
+    """A hyper-parameter that is one number has no axes."""
+    if len(shape):
+        raise ValueError(f"{name} must be one number; got shape {show(shape)}")
+
+
+def check_label_values(
+    labels: npt.NDArray[Any], exists: npt.NDArray[np.bool_], classes: int, *, name: str = "labels"
+) -> None:
+    """Every label that is not ignored and not weighted 0 names a class."""
+    bad = exists & ((labels < 0) | (labels >= classes))
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        at = f" at index {where if len(where) != 1 else where[0]}" if where else ""
+        raise ValueError(
+            f"{name} must lie in [0, {classes}) at every valid position; got {int(labels[where])}{at}"
+        )
+
+
+def check_weight_values(
+    weights: npt.NDArray[Any], exists: npt.NDArray[np.bool_], *, name: str = "sample_weight"
+) -> None:
+    """Every weight of a position that is not ignored is finite and >= 0."""
+    bad = exists & ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        where = tuple(int(i) for i in np.argwhere(bad)[0])
+        at = f" at index {where if len(where) != 1 else where[0]}" if where else ""
+        raise ValueError(f"{name} must be finite and >= 0; got {float(weights[where])!r}{at}")
+
+
+def check_flag(value: object, *, name: str) -> bool:
+    """A switch is True or False, not something truthy."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False; got {value!r}")
+    return bool(value)
+
+
+def log_prior(counts: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """log(class_counts / sum(class_counts)) in float64, for logit adjustment."""
+    return np.asarray(np.log(counts) - math.log(float(counts.sum())))

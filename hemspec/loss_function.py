@@ -1,0 +1,77 @@
+"""The shape every loss function has, in every framework: call it for the loss, ask it for its terms.
+
+A reduction to an average is a quotient. Averages over micro-batches or replicas do not add up, their numerators and
+denominators do, so each loss function is written as the function that returns the two, and this decorator divides.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+
+from hemspec.arguments import check_terms_reduction
+
+P = ParamSpec("P")
+ArrayT = TypeVar("ArrayT")
+ArrayCo = TypeVar("ArrayCo", covariant=True)
+
+
+class LossFunction(Protocol, Generic[P, ArrayCo]):
+    """A loss: ``loss(...)`` is its reduced value, ``loss.terms(...)`` the average's (numerator, denominator)."""
+
+    __name__: str
+    __module__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> ArrayCo:
+        """The reduced loss."""
+        ...
+
+    def terms(self, *args: P.args, **kwargs: P.kwargs) -> tuple[ArrayCo, ArrayCo]:
+        """The numerator and denominator of ``reduction="mean"`` or ``"active_mean"``, same arguments as the loss."""
+        ...
+
+
+def present(body: Callable[..., Any], loss: Callable[..., Any], **methods: Callable[..., Any]) -> Any:
+    """Give `loss` the name, docstring and signature of its body, and the methods as attributes.
+
+    A plain function with attributes, rather than an object that can be called: it pickles by name, documents itself
+    and is traced by every compiler.
+    """
+    functools.update_wrapper(loss, body)
+    signature = inspect.signature(body).replace(return_annotation="Array")
+    loss.__annotations__ = {**body.__annotations__, "return": "Array"}
+    vars(loss)["__signature__"] = signature
+    for name, method in methods.items():
+        method.__name__, method.__qualname__ = name, f"{body.__qualname__}.{name}"
+        vars(method)["__signature__"] = signature
+        setattr(loss, name, method)
+    return loss
+
+
+def loss_function(
+    divide: Callable[[ArrayT, ArrayT], ArrayT],
+) -> Callable[[Callable[P, tuple[ArrayT, ArrayT | None]]], LossFunction[P, ArrayT]]:
+    """Turn ``f(...) -> (numerator, denominator)`` into the loss, with `divide` giving 0 for 0/0.
+
+    `f` returns None for the denominator where the reduction has none (``"none"`` and ``"sum"``).
+    """
+
+    def decorate(body: Callable[P, tuple[ArrayT, ArrayT | None]]) -> LossFunction[P, ArrayT]:
+        default = inspect.signature(body).parameters["reduction"].default
+
+        def loss(*args: P.args, **kwargs: P.kwargs) -> ArrayT:
+            numerator, denominator = body(*args, **kwargs)
+            return numerator if denominator is None else divide(numerator, denominator)
+
+        def terms(*args: P.args, **kwargs: P.kwargs) -> tuple[ArrayT, ArrayT]:
+            check_terms_reduction(kwargs.get("reduction", default))
+            numerator, denominator = body(*args, **kwargs)
+            assert denominator is not None
+            return numerator, denominator
+
+        terms.__doc__ = LossFunction.terms.__doc__
+        return cast("LossFunction[P, ArrayT]", present(body, loss, terms=terms))
+
+    return decorate
