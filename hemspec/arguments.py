@@ -195,9 +195,7 @@ def check_label_values(
     if bad.any():
         where = tuple(int(i) for i in np.argwhere(bad)[0])
         at = f" at index {where if len(where) != 1 else where[0]}" if where else ""
-        raise ValueError(
-            f"{name} must lie in [0, {classes}) at every valid position; got {int(labels[where])}{at}"
-        )
+        raise ValueError(f"{name} must lie in [0, {classes}) at every valid position; got {int(labels[where])}{at}")
 
 
 def check_weight_values(

@@ -7,7 +7,7 @@ Over its valid positions, with p = softmax(z), weights w and labels y::
     l   = 1 - mean over the classes with T_c > 0 of (2 I_c + s) / (P_c + T_c + s)
 
 A class that is absent from the image is left out of the mean, so no epsilon is needed: a class that is present has
-T_c > 0. Libraries disagree on this, on smoothing and on axes (MONAI, for one, smooths by 1e-5 and keeps absent classes).
+T_c > 0. Libraries disagree on absent classes, on smoothing and on axes: compare values before swapping one for another.
 
 Gradient, for a position of the image and each class c::
 

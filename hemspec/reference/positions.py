@@ -57,9 +57,7 @@ class Positions:
         return np.repeat(np.arange(self.shape[0], dtype=np.int64), per_image)
 
 
-def read_positions(
-    logits: Any, labels: Any, *, axis: int, sample_weight: Any, ignore_index: int | None
-) -> Positions:
+def read_positions(logits: Any, labels: Any, *, axis: int, sample_weight: Any, ignore_index: int | None) -> Positions:
     """Check the arguments every loss takes and lay them out one position a row.
 
     An ignored position does not exist: its logits and its weight are not looked at. Nor are the logits and the label

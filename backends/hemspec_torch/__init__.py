@@ -1,0 +1,1 @@
+"""The PyTorch backend of hemspec. Import it as ``hemspec.torch``."""

@@ -1,0 +1,404 @@
+"""The losses of hemspec as PyTorch functions, in plain tensor operations.
+
+They mirror `hemspec.reference`, where the maths of each loss is written out. Common to all: ``input`` of shape
+``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``, floating point; float16 and bfloat16 are computed in float32 and give a
+float32 loss. ``target`` holds integer class indices. Where a value cannot be read without a synchronisation (compiled,
+under vmap, on an accelerator) a bad one gives a NaN loss instead of an error.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
+from hemspec.loss_function import loss_function
+from hemspec_torch.positions import Positions, add_up, at_true_class, constant, divide, read_positions
+
+__all__ = [
+    "cross_entropy_loss",
+    "dice_loss",
+    "focal_loss",
+    "hem_loss",
+    "logit_adjusted_loss",
+    "logit_norm_loss",
+    "multi_margin_loss",
+]
+
+
+def margin_differences(positions: Positions, margin: Any) -> tuple[Tensor, Tensor]:
+    """(z_j - z_y) + m with its gradient, and the errors e without one; NaN throughout a row that holds a NaN."""
+    margins, poison = constant(margin, positions, name="margin", per_class=True)
+    true_class = positions.true_class
+    z = positions.logits
+    z_y = z.gather(-1, positions.labels.unsqueeze(-1))
+    differences = (z - z_y) + at_true_class(margins, positions).unsqueeze(-1)
+    with torch.no_grad():
+        row_is_nan = (torch.isnan(differences) & ~true_class).any(-1)
+        factor = torch.where(row_is_nan, torch.nan, positions.poison * poison.to(z.dtype)).unsqueeze(-1)
+    differences = differences * factor
+    with torch.no_grad():
+        errors = torch.where(true_class, 0.0, differences.clamp(min=0.0))
+    return differences, errors
+
+
+def kept_errors(errors: Tensor) -> Tensor:
+    """K as a mask: the errors that are not below the mean error. A NaN is never lost.
+
+    Distances from the largest error instead of the mean itself: that form keeps the largest error in every summation
+    order, and it needs no division.
+    """
+    largest = errors.amax(-1, keepdim=True)
+    shortfall = largest - errors
+    high = errors.shape[-1] * shortfall <= shortfall.sum(-1, keepdim=True)
+    high = torch.where(torch.isinf(largest), errors == largest, high)
+    return (high & (errors > 0)) | torch.isnan(errors)
+
+
+@loss_function(divide)
+def hem_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    margin: Any = 1.0,
+    sample_weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "active_mean",
+) -> tuple[Tensor, Tensor | None]:
+    """HEM (high error margin) loss; HEM+ with a margin for each class.
+
+    The mean of those errors ``max(0, z_j - z_y + margin)`` that are not below the position's mean error.
+    Source: Spratling and Schütt 2025, arXiv 2501.12191; the maths is in `hemspec.reference.hem`.
+
+    Args:
+        input: logits, floating point, ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)`` with C >= 2.
+        target: class indices in [0, C), integers, ``()``, ``(N,)`` or ``(N, d1, ...)``.
+        margin: >= 0, in units of a logit. A number (HEM), or shape ``(C,)``, indexed by the true class (HEM+).
+        sample_weight: >= 0, the shape of the target or ``(N,)``. Weight 2 is two copies, 0 is none.
+        ignore_index: positions with this target do not exist; None switches it off.
+        reduction: ``"active_mean"`` (over the positions with a loss > 0, the paper's), ``"mean"``, ``"sum"`` or
+            ``"none"`` (the shape of the target).
+
+    Returns:
+        The loss, float64 for float64 logits, else float32. 0, not NaN, where there is nothing to average.
+        ``hem_loss.terms(...)`` gives the average's numerator and denominator.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> logits = torch.tensor([[1.0, 1.5, 0.0, -3.0], [9.0, 0.0, 0.0, 0.0]], requires_grad=True)
+        >>> loss = hem_loss(logits, torch.tensor([0, 0]))  # the second position is not active
+        >>> loss.item()
+        1.5
+        >>> loss.backward()
+        >>> logits.grad[0].tolist()
+        [-1.0, 1.0, 0.0, 0.0]
+    """
+    check_reduction(reduction, MARGIN_REDUCTIONS)
+    positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
+    differences, errors = margin_differences(positions, margin)
+    # The kept set is a constant, so no gradient flows through the threshold.
+    kept = kept_errors(errors)
+    values = torch.where(kept, differences, 0.0).sum(-1) / kept.sum(-1).clamp(min=1)
+    return add_up(values, positions.weights, positions.valid, reduction)
+
+
+@loss_function(divide)
+def multi_margin_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    margin: Any = 1.0,
+    sample_weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+) -> tuple[Tensor, Tensor | None]:
+    """Multi-class margin loss: the sum of the errors ``max(0, z_j - z_y + margin)``, divided by C.
+
+    ``torch.nn.functional.multi_margin_loss`` with p = 1, for any number of axes, with weights and ignored positions.
+
+    Args:
+        input, target, sample_weight, ignore_index: as in `hem_loss`.
+        margin: >= 0. A number, or shape ``(C,)``, indexed by the true class.
+        reduction: ``"mean"``, ``"active_mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32; also ``multi_margin_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> multi_margin_loss(torch.tensor([[1.0, 1.5, 0.0, -3.0]]), torch.tensor([0])).item()
+        0.375
+    """
+    check_reduction(reduction, MARGIN_REDUCTIONS)
+    positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
+    differences, errors = margin_differences(positions, margin)
+    # At a kink, an error of exactly 0, the gradient is 0.
+    counted = (errors > 0) | torch.isnan(errors)
+    values = torch.where(counted, differences, 0.0).sum(-1) / errors.shape[-1]
+    return add_up(values, positions.weights, positions.valid, reduction)
+
+
+def spoil(z: Tensor, spoilt: Tensor, *poisons: Tensor) -> Tensor:
+    """The logits, with every row NaN that is spoilt or poisoned: so is its gradient then."""
+    with torch.no_grad():
+        factor = torch.where(spoilt, torch.nan, torch.ones_like(spoilt, dtype=z.dtype))
+        for poison in poisons:
+            factor = factor * poison.to(z.dtype)
+    return z * factor.unsqueeze(-1)
+
+
+def softmax_logits(positions: Positions, *poisons: Tensor) -> Tensor:
+    """The logits of a loss with a softmax: a NaN, a +inf or nothing but -inf spoils the row."""
+    return spoil(positions.logits, ~torch.isfinite(positions.logits.amax(-1)), positions.poison, *poisons)
+
+
+def cross_entropy(z: Tensor, labels: Tensor) -> Tensor:
+    """logsumexp(z) - z_y for each position."""
+    return -torch.log_softmax(z, -1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
+
+
+@loss_function(divide)
+def cross_entropy_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    sample_weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+) -> tuple[Tensor, Tensor | None]:
+    """Cross-entropy of integer labels, softmax inside: ``logsumexp(z) - z_y``.
+
+    Unlike ``torch.nn.functional.cross_entropy``: 0, not NaN, when nothing is valid; weights are per sample, not per
+    class; no soft targets; half-precision logits give a float32 loss.
+
+    Args:
+        input, target, sample_weight, ignore_index: as in `hem_loss`.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32; also ``cross_entropy_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> round(cross_entropy_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1])).item(), 4)
+        0.6931
+    """
+    check_reduction(reduction, REDUCTIONS)
+    positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
+    values = cross_entropy(softmax_logits(positions), positions.labels)
+    return add_up(values, positions.weights, positions.valid, reduction)
+
+
+@loss_function(divide)
+def focal_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    gamma: Any = 2.0,
+    alpha: Any = None,
+    sample_weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+) -> tuple[Tensor, Tensor | None]:
+    """Focal loss, softmax form: ``-alpha_y (1 - p)^gamma log p`` with p the softmax probability of the true class.
+
+    Source: Lin et al., ICCV 2017; the maths is in `hemspec.reference.focal`. Not the one-vs-rest sigmoid focal loss
+    of torchvision, and not divided by C as MONAI's and kornia's softmax mean is.
+
+    Args:
+        input, target, sample_weight, ignore_index: as in `hem_loss`.
+        gamma: focusing parameter, a number >= 0; 0 gives cross-entropy.
+        alpha: None, or class weights >= 0 of shape ``(C,)``, indexed by the true class: a factor of the loss, not a
+            weight of the mean.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32; also ``focal_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> round(focal_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1])).item(), 4)
+        0.1733
+    """
+    check_reduction(reduction, REDUCTIONS)
+    positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
+    g, poison = constant(gamma, positions, name="gamma")
+    poisons = [poison]
+    if alpha is not None:
+        a, poison = constant(alpha, positions, name="alpha", per_class=True, scalar=False)
+        poisons.append(poison)
+    z = softmax_logits(positions, *poisons)
+    minus_log_p = cross_entropy(z, positions.labels)
+
+    # log q, q = 1 - p, straight from the logits: exact where 1 - p would round to 0. Where infinities make q exactly
+    # 0 or 1 it is a constant, and the path to the logits is cut (zeros go in) so that no inf - inf can reach them.
+    true_class = positions.true_class
+    with torch.no_grad():
+        no_rival = (torch.isneginf(z) | true_class).all(-1)
+        certain = no_rival | torch.isneginf(z.gather(-1, positions.labels.unsqueeze(-1)).squeeze(-1))
+    inner = torch.where(certain.unsqueeze(-1), 0.0, z)
+    rivals = torch.where(true_class, -torch.inf, inner)
+    log_q = torch.logsumexp(rivals, -1) - torch.logsumexp(inner, -1)
+    g = g.to(z.dtype)
+    q_to_g = torch.where(certain, torch.where(no_rival & (g > 0), 0.0, 1.0), torch.exp(g * log_q))
+    values = q_to_g * minus_log_p
+    if alpha is not None:
+        values = values * at_true_class(a, positions)
+    return add_up(values, positions.weights, positions.valid, reduction)
+
+
+@loss_function(divide)
+def logit_norm_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    temperature: Any = 0.04,
+    sample_weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+) -> tuple[Tensor, Tensor | None]:
+    """LogitNorm loss: cross-entropy of ``z / ((||z|| + 1e-7) * temperature)``.
+
+    Source: Wei et al., ICML 2022; the maths is in `hemspec.reference.logit_norm`.
+
+    Args:
+        input, target, sample_weight, ignore_index: as in `hem_loss`.
+        temperature: a number > 0.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32; also ``logit_norm_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> round(logit_norm_loss(torch.tensor([[3.0, 4.0]]), torch.tensor([0]), temperature=1.0).item(), 4)
+        0.7981
+    """
+    check_reduction(reduction, REDUCTIONS)
+    positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
+    t, poison = constant(temperature, positions, name="temperature", positive=True)
+    z = spoil(positions.logits, ~torch.isfinite(positions.logits).all(-1), positions.poison, poison)
+    with torch.no_grad():  # any scale gives the same quotient, so it is a constant
+        largest = z.abs().amax(-1, keepdim=True)
+        is_zero = largest == 0
+        scale = torch.where(is_zero, 1.0, largest)
+    unit = z / scale
+    squares = unit.square().sum(-1, keepdim=True)
+    length = torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, squares).sqrt())
+    values = cross_entropy(unit / ((length + 1e-7 / scale) * t.to(z.dtype)), positions.labels)
+    return add_up(values, positions.weights, positions.valid, reduction)
+
+
+@loss_function(divide)
+def logit_adjusted_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    class_counts: Any,
+    temperature: Any = 1.0,
+    sample_weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+) -> tuple[Tensor, Tensor | None]:
+    """Logit-adjusted cross-entropy: cross-entropy of ``z + temperature * log(prior)``. Predict from the raw logits.
+
+    Source: Menon et al., ICLR 2021; the maths is in `hemspec.reference.logit_adjusted`.
+
+    Args:
+        input, target, sample_weight, ignore_index: as in `hem_loss`.
+        class_counts: training samples per class, shape ``(C,)``, each > 0; the priors are their shares.
+        temperature: a number > 0.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32; also ``logit_adjusted_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> loss = logit_adjusted_loss(torch.tensor([[0.0, 0.0]]), torch.tensor([1]), class_counts=[3, 1])
+        >>> round(loss.item(), 4)  # -log(1/4)
+        1.3863
+    """
+    check_reduction(reduction, REDUCTIONS)
+    positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
+    t, poison_t = constant(temperature, positions, name="temperature", positive=True)
+    counts, poison_c = constant(
+        class_counts, positions, name="class_counts", per_class=True, scalar=False, positive=True
+    )
+    shift = t * (counts.log() - counts.sum().log())
+    z = softmax_logits(positions, poison_t, poison_c) + shift.to(positions.logits.dtype)
+    return add_up(cross_entropy(z, positions.labels), positions.weights, positions.valid, reduction)
+
+
+@loss_function(divide)
+def dice_loss(
+    input: Tensor,
+    target: Tensor,
+    *,
+    smooth: Any = 0.0,
+    batch: bool = False,
+    sample_weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+) -> tuple[Tensor, Tensor | None]:
+    """Soft Dice loss over the classes present in each image, softmax inside.
+
+    The maths is in `hemspec.reference.dice`. Libraries disagree on absent classes, smoothing and axes: compare values
+    before swapping one for another.
+
+    Args:
+        input, target, ignore_index: as in `hem_loss`; the first axis of the target counts images.
+        smooth: a number >= 0, added to numerator and denominator.
+        batch: treat the whole batch as one image.
+        sample_weight: as in `hem_loss`, but weights act inside an image only: one weight for a whole image changes
+            nothing at ``smooth=0``, and images are averaged unweighted.
+        reduction: ``"mean"`` or ``"sum"`` over the images that have a valid position, or ``"none"``, of shape ``(N,)``
+            (a scalar for ``batch=True`` and for an input of shape ``(C,)``).
+
+    Returns:
+        The loss, float64 for float64 logits, else float32; also ``dice_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> dice_loss(torch.zeros(1, 2, 2), torch.tensor([[0, 1]])).item()
+        0.5
+    """
+    check_reduction(reduction, REDUCTIONS)
+    check_flag(batch, name="batch")
+    positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
+    s, poison = constant(smooth, positions, name="smooth")
+    s = s.to(positions.logits.dtype)
+    shape = target.shape[:0] if batch else target.shape[:1]
+
+    def per_image(rows: Tensor) -> Tensor:
+        return rows.reshape(math.prod(shape), math.prod(target.shape[len(shape) :]), rows.shape[-1]).sum(1)
+
+    p = torch.softmax(softmax_logits(positions, poison), -1)
+    w = positions.weights.unsqueeze(-1)
+    true = positions.true_class.to(p.dtype)
+    predicted, present, overlap = per_image(w * p), per_image(w * true), per_image(w * p * true)
+    counted = (present > 0) | torch.isnan(present)
+    union = torch.where(counted, predicted + present + s, 1.0)
+    ratio = torch.where(counted, (2 * overlap + s) / union, 0.0)
+    has_positions = counted.any(-1)
+    values = 1.0 - ratio.sum(-1) / counted.sum(-1).clamp(min=1)
+    return add_up(
+        values.reshape(shape), has_positions.to(p.dtype).reshape(shape), has_positions.reshape(shape), reduction
+    )

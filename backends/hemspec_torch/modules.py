@@ -1,0 +1,242 @@
+"""The losses of hemspec as PyTorch modules: they hold the hyper-parameters and call the functions.
+
+Hyper-parameters are checked when the module is made. Vectors become float64 buffers that follow ``.to(device)`` and are
+not rounded by ``.half()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from hemspec.arguments import (
+    MARGIN_REDUCTIONS,
+    REDUCTIONS,
+    check_flag,
+    check_ignore_index,
+    check_per_class,
+    check_reduction,
+    read_constant,
+    read_number,
+)
+from hemspec.loss_function import LossFunction
+from hemspec_torch import functional
+
+__all__ = [
+    "CrossEntropyLoss",
+    "DiceLoss",
+    "FocalLoss",
+    "HEMLoss",
+    "LogitAdjustedLoss",
+    "LogitNormLoss",
+    "MultiMarginLoss",
+]
+
+
+class _Loss(nn.Module):
+    """What the modules share: ``forward``, ``terms`` and a representation that names every hyper-parameter."""
+
+    function: ClassVar[LossFunction[..., Tensor]]
+    reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
+    constants: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *, ignore_index: int | None, reduction: str) -> None:
+        super().__init__()
+        check_reduction(reduction, self.reductions)
+        self.ignore_index = check_ignore_index(ignore_index)
+        self.reduction = reduction
+
+    def _hold(self, name: str, value: Any, *, scalar: bool = True, positive: bool = False) -> None:
+        """Keep a margin or another constant: a number as it is, a vector over classes as a buffer of its own."""
+        if isinstance(value, Tensor):
+            value = value.detach().double().cpu().numpy()
+        array = read_constant(value, name=name, positive=positive)
+        check_per_class(array.shape, None, name=name, scalar=scalar)
+        if array.ndim == 0:
+            setattr(self, name, float(array))
+        else:
+            self.register_buffer(name, torch.tensor(array, dtype=torch.float64, device="cpu"))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Let `fn` move the buffers, not round them: a margin keeps its digits through ``.half()``."""
+        exact = dict(self._buffers)
+        super()._apply(fn, recurse)
+        for name, buffer in exact.items():
+            moved = self._buffers[name]
+            if buffer is not None and moved is not None:
+                self._buffers[name] = buffer.to(moved.device)
+        return self
+
+    def _options(self) -> dict[str, Any]:
+        options = {name: getattr(self, name) for name in self.constants}
+        return {**options, "ignore_index": self.ignore_index, "reduction": self.reduction}
+
+    def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
+        """The loss of logits ``(N, C, ...)`` and integer targets ``(N, ...)``; weights ``(N, ...)`` or ``(N,)``."""
+        return type(self).function(input, target, sample_weight=sample_weight, **self._options())
+
+    def terms(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The average's numerator and denominator, which add up over micro-batches and replicas; averages do not."""
+        return type(self).function.terms(input, target, sample_weight=sample_weight, **self._options())
+
+    def extra_repr(self) -> str:
+        def show(value: Any) -> str:
+            return f"<{tuple(value.shape)}>" if isinstance(value, Tensor) else repr(value)
+
+        return ", ".join(f"{name}={show(value)}" for name, value in self._options().items())
+
+
+class HEMLoss(_Loss):
+    """HEM (high error margin) loss; HEM+ with a margin for each class. A replacement for ``nn.CrossEntropyLoss``.
+
+    Source: Spratling and Schütt 2025, arXiv 2501.12191. See `hem_loss` for the shapes and the errors.
+
+    Unlike ``nn.CrossEntropyLoss`` it takes no class-probability targets, its weights are per sample (an argument of
+    ``forward``), and it is 0 rather than NaN when nothing is valid.
+
+    Args:
+        margin: >= 0: a number, e.g. ``margin_from_num_samples(50_000)`` (the paper's HEM), or one for each true
+            class, e.g. ``margins_from_class_counts(counts)`` (the paper's HEM+).
+        ignore_index: positions with this target do not exist; None switches it off.
+        reduction: ``"active_mean"`` (over the positions with a loss > 0, the paper's), ``"mean"``, ``"sum"`` or
+            ``"none"``.
+
+    Raises:
+        TypeError, ValueError: a margin that is negative or not finite, an unknown reduction.
+
+    Example:
+        >>> criterion = HEMLoss()
+        >>> criterion(torch.tensor([[1.0, 1.5, 0.0, -3.0]]), torch.tensor([0])).item()
+        1.5
+        >>> criterion
+        HEMLoss(margin=1.0, ignore_index=-100, reduction='active_mean')
+    """
+
+    function = functional.hem_loss
+    reductions = MARGIN_REDUCTIONS
+    constants = ("margin",)
+
+    def __init__(self, *, margin: Any = 1.0, ignore_index: int | None = -100, reduction: str = "active_mean") -> None:
+        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        self._hold("margin", margin)
+
+
+class MultiMarginLoss(_Loss):
+    """Multi-class margin loss with p = 1; the margin may differ by true class. See `multi_margin_loss`.
+
+    Example:
+        >>> MultiMarginLoss()(torch.tensor([[1.0, 1.5, 0.0, -3.0]]), torch.tensor([0])).item()
+        0.375
+    """
+
+    function = functional.multi_margin_loss
+    reductions = MARGIN_REDUCTIONS
+    constants = ("margin",)
+
+    def __init__(self, *, margin: Any = 1.0, ignore_index: int | None = -100, reduction: str = "mean") -> None:
+        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        self._hold("margin", margin)
+
+
+class CrossEntropyLoss(_Loss):
+    """Cross-entropy under hemspec's conventions for weights, ignored positions and dtypes. See `cross_entropy_loss`.
+
+    Example:
+        >>> round(CrossEntropyLoss()(torch.tensor([[0.0, 0.0]]), torch.tensor([1])).item(), 4)
+        0.6931
+    """
+
+    function = functional.cross_entropy_loss
+
+    def __init__(self, *, ignore_index: int | None = -100, reduction: str = "mean") -> None:
+        super().__init__(ignore_index=ignore_index, reduction=reduction)
+
+
+class FocalLoss(_Loss):
+    """Focal loss, softmax form (not the sigmoid form of torchvision). See `focal_loss`.
+
+    Example:
+        >>> round(FocalLoss(gamma=2.0)(torch.tensor([[0.0, 0.0]]), torch.tensor([1])).item(), 4)
+        0.1733
+    """
+
+    function = functional.focal_loss
+    constants = ("gamma", "alpha")
+
+    def __init__(
+        self, *, gamma: float = 2.0, alpha: Any = None, ignore_index: int | None = -100, reduction: str = "mean"
+    ) -> None:
+        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        self.gamma = read_number(gamma, name="gamma")
+        self.alpha: Any = None
+        if alpha is not None:
+            del self.alpha
+            self._hold("alpha", alpha, scalar=False)
+
+
+class LogitNormLoss(_Loss):
+    """LogitNorm loss: cross-entropy of normalised logits. See `logit_norm_loss`.
+
+    Example:
+        >>> round(LogitNormLoss(temperature=1.0)(torch.tensor([[3.0, 4.0]]), torch.tensor([0])).item(), 4)
+        0.7981
+    """
+
+    function = functional.logit_norm_loss
+    constants = ("temperature",)
+
+    def __init__(self, *, temperature: float = 0.04, ignore_index: int | None = -100, reduction: str = "mean") -> None:
+        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        self.temperature = read_number(temperature, name="temperature", positive=True)
+
+
+class LogitAdjustedLoss(_Loss):
+    """Logit-adjusted cross-entropy. Predict from the raw logits. See `logit_adjusted_loss`.
+
+    Example:
+        >>> criterion = LogitAdjustedLoss(class_counts=[3, 1])
+        >>> round(criterion(torch.tensor([[0.0, 0.0]]), torch.tensor([1])).item(), 4)  # -log(1/4)
+        1.3863
+    """
+
+    function = functional.logit_adjusted_loss
+    constants = ("class_counts", "temperature")
+
+    def __init__(
+        self,
+        *,
+        class_counts: Any,
+        temperature: float = 1.0,
+        ignore_index: int | None = -100,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        self._hold("class_counts", class_counts, scalar=False, positive=True)
+        self.temperature = read_number(temperature, name="temperature", positive=True)
+
+
+class DiceLoss(_Loss):
+    """Soft Dice loss over the classes present in each image, softmax inside. See `dice_loss`.
+
+    Example:
+        >>> DiceLoss()(torch.zeros(1, 2, 2), torch.tensor([[0, 1]])).item()
+        0.5
+    """
+
+    function = functional.dice_loss
+    constants = ("smooth", "batch")
+
+    def __init__(
+        self,
+        *,
+        smooth: float = 0.0,
+        batch: bool = False,
+        ignore_index: int | None = -100,
+        reduction: str = "mean",
+    ) -> None:
+        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        self.smooth = read_number(smooth, name="smooth")
+        self.batch = check_flag(batch, name="batch")

@@ -1,0 +1,173 @@
+"""From a call's arguments to masked positions, and from a loss per position to the reduced answer, in PyTorch.
+
+What every loss shares: checking, ignored and unweighted positions, reading or poisoning bad values, reductions.
+
+Poison: a value that cannot be read without a synchronisation (while compiling, under vmap, on an accelerator) cannot
+raise, so a bad one turns its loss into NaN instead. Logits are *multiplied* by a factor of 1 or NaN: that way the
+gradient of such a position is NaN in every class as well, which `torch.where` would not give.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hemspec.arguments import (
+    check_constant_dtype,
+    check_ignore_index,
+    check_label_values,
+    check_labels,
+    check_logits,
+    check_number,
+    check_per_class,
+    check_weight,
+    check_weight_values,
+    read_constant,
+    representable,
+)
+
+
+class Positions(NamedTuple):
+    """Every tensor but `logits` has the shape of the labels and carries no gradient."""
+
+    logits: Tensor  # class axis last, in the compute dtype, zero where not valid
+    labels: Tensor  # int64, in [0, C) everywhere
+    weights: Tensor  # compute dtype, 0 where not valid, NaN where bad
+    valid: Tensor  # bool
+    poison: Tensor  # 1, or NaN where the label or the weight is bad
+
+    @property
+    def true_class(self) -> Tensor:
+        """One-hot labels as a mask, the shape of the logits."""
+        classes = torch.arange(self.logits.shape[-1], device=self.labels.device)
+        return self.labels.unsqueeze(-1) == classes
+
+
+def dtype_name(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def read(tensor: Tensor) -> npt.NDArray[Any] | None:
+    """The values, where they can be had without a synchronisation; None on an accelerator, traced or under vmap."""
+    if tensor.device.type != "cpu" or torch.compiler.is_compiling():
+        return None
+    tensor = tensor.detach()
+    try:
+        return np.asarray((tensor.double() if tensor.dtype == torch.bfloat16 else tensor).numpy())
+    except RuntimeError:  # functorch's and fake tensors have no storage to read
+        return None
+
+
+def read_positions(
+    input: Tensor, target: Tensor, *, sample_weight: Tensor | None, ignore_index: int | None
+) -> Positions:
+    """Check the arguments every loss takes, and mask what does not exist."""
+    for name, value in (("input", input), ("target", target)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
+    class_axis = check_logits(input.shape, dtype_name(input), 1 if input.ndim > 1 else 0, name="input")
+    check_labels(target.shape, dtype_name(target), input.shape, class_axis, name="target", logits_name="input")
+    ignore_index = check_ignore_index(ignore_index)
+    compute = torch.float64 if input.dtype == torch.float64 else torch.float32
+
+    labels = target.to(torch.int64)
+    exists = torch.ones_like(labels, dtype=torch.bool)
+    if ignore_index is not None and representable(ignore_index, dtype_name(target)):
+        exists = labels != ignore_index
+    readable_exists = read(exists)
+    if sample_weight is None:
+        weights = exists.to(compute)
+        bad_weight = torch.zeros_like(exists)
+    else:
+        if not isinstance(sample_weight, Tensor):
+            raise TypeError(f"sample_weight must be a torch.Tensor or None; got {type(sample_weight).__name__}")
+        check_weight(sample_weight.shape, dtype_name(sample_weight), target.shape)
+        weights = sample_weight.detach().to(device=input.device, dtype=compute)
+        weights = weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim)).expand(labels.shape)
+        bad_weight = exists & ~(torch.isfinite(weights) & (weights >= 0))
+        readable_weights = read(weights)
+        if readable_exists is not None and readable_weights is not None:
+            check_weight_values(readable_weights, readable_exists)
+        weights = torch.where(exists, weights, 0.0)
+    valid = exists & ((weights > 0) | bad_weight)
+
+    classes = input.shape[class_axis]
+    readable_labels, readable_valid = read(labels), read(valid)
+    if readable_labels is not None and readable_valid is not None:
+        check_label_values(readable_labels, readable_valid, classes, name="target")
+    bad_label = (labels < 0) | (labels >= classes)
+    bad = valid & (bad_label | bad_weight)
+    return Positions(
+        logits=torch.where(valid.unsqueeze(-1), input.movedim(class_axis, -1), 0.0).to(compute),
+        labels=torch.where(valid & ~bad_label, labels, 0),
+        weights=torch.where(bad_weight, torch.nan, weights),
+        valid=valid,
+        poison=torch.where(bad, torch.nan, torch.ones_like(weights)),
+    )
+
+
+def constant(
+    value: Any,
+    positions: Positions,
+    *,
+    name: str,
+    scalar: bool = True,
+    per_class: bool = False,
+    positive: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """A hyper-parameter as a tensor without gradient, in float64, and its poison: 1, or NaN if a value is bad.
+
+    One number (if `scalar`) or a vector with one entry for each class (if `per_class`).
+    """
+    device, classes = positions.logits.device, positions.logits.shape[-1]
+    one = torch.ones((), dtype=torch.float64, device=device)
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        # Compared rather than read: a compiler may hold a symbol here. NaN fails both comparisons.
+        if not (value > 0 if positive else value >= 0) or not value < float("inf"):
+            raise ValueError(f"{name} must be finite and {'> 0' if positive else '>= 0'}; got {value!r}")
+        if not scalar:
+            check_per_class((), classes, name=name, scalar=scalar)
+        return one * value, one
+    if not isinstance(value, Tensor):
+        # While compiling, NumPy arrays are traced as tensors.
+        array = value if torch.compiler.is_compiling() else read_constant(value, name=name, positive=positive)
+        value = torch.as_tensor(array)
+    check_constant_dtype(dtype_name(value), name)
+    if per_class:
+        check_per_class(value.shape, classes, name=name, scalar=scalar)
+    else:
+        check_number(value.shape, name=name)
+    readable = read(value)
+    if readable is not None:
+        read_constant(readable, name=name, positive=positive)
+    value = value.detach().to(device=device, dtype=torch.float64)
+    good = torch.isfinite(value) & (value > 0 if positive else value >= 0)
+    return value, torch.where(good.all(), one, torch.nan)
+
+
+def at_true_class(vector: Tensor, positions: Positions) -> Tensor:
+    """A constant (a number or a vector over classes) at each position's true class, in the compute dtype."""
+    vector = vector.to(positions.logits.dtype)
+    return vector.expand(positions.logits.shape[-1])[positions.labels]
+
+
+def add_up(values: Tensor, weights: Tensor, counts: Tensor, reduction: str) -> tuple[Tensor, Tensor | None]:
+    """Numerator and denominator of a reduction. Elements that do not count add exactly 0."""
+    weighted = torch.where(counts, weights * values, 0.0)
+    if reduction == "none":
+        return weighted, None
+    if reduction == "sum":
+        return weighted.sum(), None
+    if reduction == "active_mean":
+        counts = counts & ((values > 0) | torch.isnan(values))
+    return weighted.sum(), torch.where(counts, weights, 0.0).sum()
+
+
+def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
+    """The quotient, with 0/0 = 0."""
+    empty = denominator == 0
+    return torch.where(empty, 0.0, numerator / torch.where(empty, 1.0, denominator))
