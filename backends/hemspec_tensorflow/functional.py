@@ -1,0 +1,413 @@
+"""The losses of hemspec as TensorFlow functions, in plain operations.
+
+They mirror `hemspec.reference`, where the maths of each loss is written out. Common to all: logits and labels are
+tensors, variables or NumPy arrays; the logits are floating point; float16 and bfloat16 are computed in float32 and give
+a float32 loss. They run eagerly, in a `tf.function` and under XLA (``jit_compile=True``), also where a trace does not
+know the sizes. Where a value cannot be read without a synchronisation (traced, on an accelerator) a bad one gives a NaN
+loss instead of an error.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
+from hemspec.loss_function import loss_function
+from hemspec_tensorflow.positions import Positions, add_up, at_true_class, constant, divide, keep, read_positions
+
+__all__ = [
+    "cross_entropy_loss",
+    "dice_loss",
+    "focal_loss",
+    "hem_loss",
+    "logit_adjusted_loss",
+    "logit_norm_loss",
+    "multi_margin_loss",
+]
+
+
+def spoil(z: tf.Tensor, spoilt: tf.Tensor, *poisons: tf.Tensor) -> tf.Tensor:
+    """The logits, with every row NaN that is spoilt or poisoned: so is its gradient then."""
+    factor = keep(~spoilt, tf.ones_like(spoilt, z.dtype), float("nan"))
+    for poison in poisons:
+        factor = factor * poison
+    return z * factor[..., tf.newaxis]
+
+
+def of_true_class(z: tf.Tensor, positions: Positions) -> tf.Tensor:
+    """z_y of each position. A masked sum rather than a gather: its gradient is dense."""
+    return tf.reduce_sum(keep(positions.true_class, z), -1)
+
+
+def margin_differences(positions: Positions, margin: Any) -> tuple[tf.Tensor, tf.Tensor]:
+    """(z_j - z_y) + m with its gradient, and the errors e without one; NaN throughout a row that holds a NaN."""
+    margins, poison = constant(margin, positions, name="margin", per_class=True)
+    z = positions.logits
+    z_y = of_true_class(z, positions)[..., tf.newaxis]
+    differences = (z - z_y) + at_true_class(margins, positions)[..., tf.newaxis]
+    row_is_nan = tf.reduce_any(tf.math.is_nan(differences) & ~positions.true_class, -1)
+    differences = spoil(differences, row_is_nan, positions.poison, poison)
+    no_error = positions.true_class | (differences <= 0)
+    return differences, tf.stop_gradient(tf.where(no_error, tf.constant(0.0, z.dtype), differences))
+
+
+def kept_errors(errors: tf.Tensor) -> tf.Tensor:
+    """K as a mask: the errors that are not below the mean error. A NaN is never lost.
+
+    Distances from the largest error instead of the mean itself: that form keeps the largest error in every summation
+    order, and it needs no division.
+    """
+    largest = tf.reduce_max(errors, -1, keepdims=True)
+    shortfall = largest - errors
+    classes = tf.cast(tf.shape(errors)[-1], errors.dtype)
+    high = classes * shortfall <= tf.reduce_sum(shortfall, -1, keepdims=True)
+    high = tf.where(tf.math.is_inf(largest), errors == largest, high)
+    return (high & (errors > 0)) | tf.math.is_nan(errors)
+
+
+@loss_function(divide)
+def hem_loss(
+    logits: Any,
+    labels: Any,
+    *,
+    margin: Any = 1.0,
+    axis: int = -1,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    reduction: str = "active_mean",
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """HEM (high error margin) loss; HEM+ with a margin for each class.
+
+    The mean of those errors ``max(0, z_j - z_y + margin)`` that are not below the position's mean error.
+    Source: Spratling and Schütt 2025, arXiv 2501.12191; the maths is in `hemspec.reference.hem`.
+
+    Args:
+        logits: floating point, any shape with a class axis of size C >= 2.
+        labels: class indices in [0, C), integers, the shape of the logits without the class axis.
+        margin: >= 0, in units of a logit. A number (HEM), or shape ``(C,)``, indexed by the true class (HEM+).
+        axis: the class axis of the logits.
+        sample_weight: >= 0, the shape of the labels or of their first axis. Weight 2 is two copies, 0 is none.
+        ignore_index: positions with this label do not exist; None switches it off.
+        reduction: ``"active_mean"`` (over the positions with a loss > 0, the paper's), ``"mean"``, ``"sum"`` or
+            ``"none"`` (the shape of the labels).
+
+    Returns:
+        The loss, float64 for float64 logits, else float32. 0, not NaN, where there is nothing to average.
+        ``hem_loss.terms(...)`` gives the average's numerator and denominator: under ``tf.distribute`` sum each over
+        the replicas before dividing, since this average is not the average of the replicas'.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> logits = tf.Variable([[1.0, 1.5, 0.0, -3.0], [9.0, 0.0, 0.0, 0.0]])
+        >>> with tf.GradientTape() as tape:
+        ...     loss = hem_loss(logits, [0, 0])  # the second position is not active
+        >>> float(loss)
+        1.5
+        >>> tape.gradient(loss, logits)[0].numpy().tolist()
+        [-1.0, 1.0, 0.0, 0.0]
+    """
+    check_reduction(reduction, MARGIN_REDUCTIONS)
+    positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
+    differences, errors = margin_differences(positions, margin)
+    # The kept set is a constant, so no gradient flows through the threshold.
+    kept = kept_errors(errors)
+    size = tf.reduce_sum(tf.cast(kept, errors.dtype), -1)
+    values = tf.math.divide_no_nan(tf.reduce_sum(keep(kept, differences), -1), size)
+    return add_up(values, positions.weights, positions.valid, reduction)
+
+
+@loss_function(divide)
+def multi_margin_loss(
+    logits: Any,
+    labels: Any,
+    *,
+    margin: Any = 1.0,
+    axis: int = -1,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Multi-class margin loss: the sum of the errors ``max(0, z_j - z_y + margin)``, divided by C.
+
+    Args:
+        logits, labels, axis, sample_weight, ignore_index: as in `hem_loss`.
+        margin: >= 0. A number, or shape ``(C,)``, indexed by the true class.
+        reduction: ``"mean"``, ``"active_mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32; also ``multi_margin_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> float(multi_margin_loss([[1.0, 1.5, 0.0, -3.0]], [0]))
+        0.375
+    """
+    check_reduction(reduction, MARGIN_REDUCTIONS)
+    positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
+    differences, errors = margin_differences(positions, margin)
+    # At a kink, an error of exactly 0, the gradient is 0.
+    counted = (errors > 0) | tf.math.is_nan(errors)
+    values = tf.reduce_sum(keep(counted, differences), -1) / tf.cast(positions.classes, errors.dtype)
+    return add_up(values, positions.weights, positions.valid, reduction)
+
+
+def softmax_logits(positions: Positions, *poisons: tf.Tensor) -> tf.Tensor:
+    """The logits of a loss with a softmax: a NaN, a +inf or nothing but -inf spoils the row."""
+    z = positions.logits
+    spoilt = tf.reduce_any(tf.math.is_nan(z), -1) | tf.math.is_inf(tf.reduce_max(z, -1))
+    return spoil(z, spoilt, positions.poison, *poisons)
+
+
+def cross_entropy(z: tf.Tensor, positions: Positions) -> tf.Tensor:
+    """logsumexp(z) - z_y for each position."""
+    return -of_true_class(tf.nn.log_softmax(z), positions)
+
+
+@loss_function(divide)
+def cross_entropy_loss(
+    logits: Any,
+    labels: Any,
+    *,
+    axis: int = -1,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Cross-entropy of integer labels, softmax inside: ``logsumexp(z) - z_y``.
+
+    `tf.nn.sparse_softmax_cross_entropy_with_logits` with weights, ignored positions and reductions; half-precision
+    logits give a float32 loss.
+
+    Args:
+        logits, labels, axis, sample_weight, ignore_index: as in `hem_loss`.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32; also ``cross_entropy_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> round(float(cross_entropy_loss([[0.0, 0.0]], [1])), 4)
+        0.6931
+    """
+    check_reduction(reduction, REDUCTIONS)
+    positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
+    values = cross_entropy(softmax_logits(positions), positions)
+    return add_up(values, positions.weights, positions.valid, reduction)
+
+
+@loss_function(divide)
+def focal_loss(
+    logits: Any,
+    labels: Any,
+    *,
+    gamma: Any = 2.0,
+    alpha: Any = None,
+    axis: int = -1,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Focal loss, softmax form: ``-alpha_y (1 - p)^gamma log p`` with p the softmax probability of the true class.
+
+    Source: Lin et al., ICCV 2017; the maths is in `hemspec.reference.focal`. Not the one-vs-rest sigmoid focal loss
+    of `keras.losses.BinaryFocalCrossentropy`, and not divided by C as MONAI's and kornia's softmax mean is.
+
+    Args:
+        logits, labels, axis, sample_weight, ignore_index: as in `hem_loss`.
+        gamma: focusing parameter, a number >= 0; 0 gives cross-entropy.
+        alpha: None, or class weights >= 0 of shape ``(C,)``, indexed by the true class: a factor of the loss, not a
+            weight of the mean.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32; also ``focal_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> round(float(focal_loss([[0.0, 0.0]], [1])), 4)
+        0.1733
+    """
+    check_reduction(reduction, REDUCTIONS)
+    positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
+    g, poison = constant(gamma, positions, name="gamma")
+    poisons = [poison]
+    if alpha is not None:
+        a, poison = constant(alpha, positions, name="alpha", per_class=True, scalar=False)
+        poisons.append(poison)
+    z = softmax_logits(positions, *poisons)
+    minus_log_p = cross_entropy(z, positions)
+
+    # log q, q = 1 - p, straight from the logits: exact where 1 - p would round to 0. Where infinities make q exactly
+    # 0 or 1 it is a constant, and the path to the logits is cut (zeros go in) so that no inf - inf can reach them.
+    true_class = positions.true_class
+    masked = z == -float("inf")
+    no_rival = tf.reduce_all(masked | true_class, -1)
+    certain = no_rival | tf.reduce_any(masked & true_class, -1)
+    inner = keep(~certain[..., tf.newaxis], z)
+    rivals = keep(~true_class, inner, -float("inf"))
+    log_q = tf.reduce_logsumexp(rivals, -1) - tf.reduce_logsumexp(inner, -1)
+    g = tf.cast(g, z.dtype)
+    certain_q_to_g = keep(~(no_rival & (g > 0)), tf.ones_like(log_q))
+    values = tf.where(certain, certain_q_to_g, tf.exp(g * log_q)) * minus_log_p
+    if alpha is not None:
+        values = values * at_true_class(a, positions)
+    return add_up(values, positions.weights, positions.valid, reduction)
+
+
+@loss_function(divide)
+def logit_norm_loss(
+    logits: Any,
+    labels: Any,
+    *,
+    temperature: Any = 0.04,
+    axis: int = -1,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """LogitNorm loss: cross-entropy of ``z / ((||z|| + 1e-7) * temperature)``.
+
+    Source: Wei et al., ICML 2022; the maths is in `hemspec.reference.logit_norm`.
+
+    Args:
+        logits, labels, axis, sample_weight, ignore_index: as in `hem_loss`.
+        temperature: a number > 0.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32; also ``logit_norm_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> round(float(logit_norm_loss([[3.0, 4.0]], [0], temperature=1.0)), 4)
+        0.7981
+    """
+    check_reduction(reduction, REDUCTIONS)
+    positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
+    t, poison = constant(temperature, positions, name="temperature", positive=True)
+    z = positions.logits
+    spoilt = tf.reduce_any(tf.math.is_nan(z) | tf.math.is_inf(z), -1)
+    z = spoil(z, spoilt, positions.poison, poison)
+    # Any scale gives the same quotient, so it is a constant.
+    largest = tf.stop_gradient(tf.reduce_max(tf.abs(z), -1, keepdims=True))
+    not_zero = largest != 0
+    scale = keep(not_zero, largest, 1.0)
+    unit = z / scale
+    squares = tf.reduce_sum(tf.square(unit), -1, keepdims=True)
+    length = keep(not_zero, tf.sqrt(keep(not_zero, squares, 1.0)))
+    values = cross_entropy(unit / ((length + 1e-7 / scale) * tf.cast(t, z.dtype)), positions)
+    return add_up(values, positions.weights, positions.valid, reduction)
+
+
+@loss_function(divide)
+def logit_adjusted_loss(
+    logits: Any,
+    labels: Any,
+    *,
+    class_counts: Any,
+    temperature: Any = 1.0,
+    axis: int = -1,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Logit-adjusted cross-entropy: cross-entropy of ``z + temperature * log(prior)``. Predict from the raw logits.
+
+    Source: Menon et al., ICLR 2021; the maths is in `hemspec.reference.logit_adjusted`.
+
+    Args:
+        logits, labels, axis, sample_weight, ignore_index: as in `hem_loss`.
+        class_counts: training samples per class, shape ``(C,)``, each > 0; the priors are their shares.
+        temperature: a number > 0.
+        reduction: ``"mean"``, ``"sum"`` or ``"none"``.
+
+    Returns:
+        The loss, float64 for float64 logits, else float32; also ``logit_adjusted_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> round(float(logit_adjusted_loss([[0.0, 0.0]], [1], class_counts=[3, 1])), 4)  # -log(1/4)
+        1.3863
+    """
+    check_reduction(reduction, REDUCTIONS)
+    positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
+    t, poison_t = constant(temperature, positions, name="temperature", positive=True)
+    counts, poison_c = constant(
+        class_counts, positions, name="class_counts", per_class=True, scalar=False, positive=True
+    )
+    shift = t * (tf.math.log(counts) - tf.math.log(tf.reduce_sum(counts)))
+    z = softmax_logits(positions, poison_t, poison_c) + tf.cast(shift, positions.logits.dtype)
+    return add_up(cross_entropy(z, positions), positions.weights, positions.valid, reduction)
+
+
+@loss_function(divide)
+def dice_loss(
+    logits: Any,
+    labels: Any,
+    *,
+    smooth: Any = 0.0,
+    batch: bool = False,
+    axis: int = -1,
+    sample_weight: Any = None,
+    ignore_index: int | None = -100,
+    reduction: str = "mean",
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Soft Dice loss over the classes present in each image, softmax inside.
+
+    The maths is in `hemspec.reference.dice`. Libraries disagree on absent classes, smoothing and axes: compare values
+    before swapping one for another.
+
+    Args:
+        logits, labels, axis, ignore_index: as in `hem_loss`; the first axis of the labels counts images.
+        smooth: a number >= 0, added to numerator and denominator.
+        batch: treat the whole batch as one image.
+        sample_weight: as in `hem_loss`, but weights act inside an image only: one weight for a whole image changes
+            nothing at ``smooth=0``, and images are averaged unweighted.
+        reduction: ``"mean"`` or ``"sum"`` over the images that have a valid position, or ``"none"``, of shape ``(N,)``
+            (a scalar for ``batch=True`` and for logits with a class axis only).
+
+    Returns:
+        The loss, float64 for float64 logits, else float32; also ``dice_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> float(dice_loss([[[0.0, 0.0], [0.0, 0.0]]], [[0, 1]]))
+        0.5
+    """
+    check_reduction(reduction, REDUCTIONS)
+    check_flag(batch, name="batch")
+    positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
+    s, poison = constant(smooth, positions, name="smooth")
+    s = tf.cast(s, positions.logits.dtype)
+
+    def per_image(rows: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_sum(rows, list(range(0 if batch else 1, rows.shape.rank - 1)))
+
+    p = tf.nn.softmax(softmax_logits(positions, poison))
+    w = positions.weights[..., tf.newaxis]
+    true = tf.cast(positions.true_class, p.dtype)
+    predicted, present, overlap = per_image(w * p), per_image(w * true), per_image(w * p * true)
+    counted = (present > 0) | tf.math.is_nan(present)
+    union = keep(counted, predicted + present + s, 1.0)
+    ratio = keep(counted, (2 * overlap + s) / union)
+    has_positions = tf.reduce_any(counted, -1)
+    classes_present = tf.reduce_sum(tf.cast(counted, p.dtype), -1)
+    values = 1 - tf.math.divide_no_nan(tf.reduce_sum(ratio, -1), classes_present)
+    return add_up(values, tf.cast(has_positions, p.dtype), has_positions, reduction)
