@@ -9,7 +9,11 @@ One position with logits z, label y, focusing parameter g >= 0 and optional clas
 
 q is never computed as 1 - p, which would round to 0 while p is still below 1. Its logarithm,
 logsumexp over j != y minus logsumexp over all, is exact for all finite logits, so value and gradient are finite for
-every g >= 0. Gradient: a_y q^g (1 + g p (-log p)/q) (softmax(z) - onehot(y)), 0 at p = 1.
+every g >= 0. Gradient, with r the softmax over the rivals alone (0 at y)::
+
+    dl/dz = a_y q^g ((softmax(z) - onehot(y)) + g (-log p) (r - softmax(z)))
+
+which is 0 at p = 1.
 
 Infinities: as in cross-entropy; when all rivals are masked q is 0 (and 0^0 = 1), when z_y is -inf q is 1.
 
@@ -25,7 +29,7 @@ import numpy as np
 
 from hemspec.arguments import REDUCTIONS, check_reduction, read_number
 from hemspec.reference.cross_entropy import cross_entropy
-from hemspec.reference.positions import Evaluation, by_position, per_true_class, read_positions, reference_loss
+from hemspec.reference.positions import Evaluation, Floats, by_position, per_true_class, read_positions, reference_loss
 
 
 @reference_loss
@@ -68,23 +72,31 @@ def focal_loss(
     a = 1.0 if alpha is None else per_true_class(alpha, positions, name="alpha", scalar=False)
 
     z, y = positions.logits, positions.labels
-    minus_log_p, slopes = cross_entropy(z, y)
     rows = np.arange(len(z))
-    others = z.copy()
+    minus_log_p, slopes = cross_entropy(z, y)  # the slopes are p - onehot(y)
+
+    # Where infinities make q exactly 0 or 1 it is a constant.
+    no_rival = np.isneginf(np.where(np.arange(z.shape[1]) == y[:, None], -np.inf, z)).all(axis=1)
+    certain = (no_rival | np.isneginf(z[rows, y]))[:, None]
+    inner = np.where(certain, 0.0, z)
+    others = inner.copy()
     others[rows, y] = -np.inf
-    with np.errstate(invalid="ignore", divide="ignore"):
-        top = others.max(axis=1)
-        rivals = np.where(np.isinf(top), 0.0, top)
-        log_q = rivals + np.log(np.exp(others - rivals[:, None]).sum(axis=1)) - (minus_log_p + z[rows, y])
-        log_q = np.where(z[rows, y] == -np.inf, 0.0, log_q)
-        q_to_g = np.exp(g * log_q) if g > 0 else np.ones_like(log_q)
-        # p (-log p) / q tends to 1 as q tends to 0, and to 0 as p tends to 0.
-        ratio = np.where(
-            log_q == -np.inf, 1.0, np.where(np.isinf(minus_log_p), 0.0, np.exp(-minus_log_p - log_q) * minus_log_p)
-        )
-        factor = a * q_to_g * (1.0 + g * ratio)
-        values, slopes = a * q_to_g * minus_log_p, factor[:, None] * slopes
+    with np.errstate(invalid="ignore"):
+        log_q = log_sum_exp(others) - log_sum_exp(inner)
+        q_to_g = np.where(certain[:, 0], np.where(no_rival & (g > 0), 0.0, 1.0), np.exp(g * log_q))
+        log_q_slopes = np.exp(others - log_sum_exp(others)[:, None]) - np.exp(inner - log_sum_exp(inner)[:, None])
+        values = a * q_to_g * minus_log_p
+        chain = np.where(certain, 0.0, g * minus_log_p[:, None] * log_q_slopes)
+        slopes = (a * q_to_g)[:, None] * (slopes + chain)
     return by_position(positions, values, slopes, reduction)
+
+
+def log_sum_exp(z: Floats) -> Floats:
+    """log(sum(exp(z))) for each row, the maximum subtracted first."""
+    top = z.max(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        total: Floats = top[:, 0] + np.log(np.exp(z - top).sum(axis=1))
+    return total
 
 
 gradient = focal_loss.gradient
