@@ -1,0 +1,1 @@
+"""The JAX backend of hemspec. Import it as ``hemspec.jax``."""
