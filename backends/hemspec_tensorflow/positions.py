@@ -7,8 +7,9 @@ a bad one turns its loss into NaN instead. Logits are *multiplied* by a factor o
 such a position is NaN in every class as well, which `tf.where` would not give. Sizes a trace does not know are
 compared when the graph runs, and a mismatch is poison too.
 
-NaN needs care here. Comparisons are never negated, since the graph optimiser turns not(a <= b) into a > b; and no NaN
-is looked for with `tf.reduce_max`, which drops it under XLA.
+NaN needs care here. Comparisons are never negated, since the graph optimiser turns not(a <= b) into a > b; no NaN is
+looked for with `tf.reduce_max`, which drops it under XLA; nor is one multiplied into a mask cast to numbers, since XLA
+turns cast(mask) * x into a selection and 0 * NaN into 0.
 """
 
 from __future__ import annotations
@@ -157,7 +158,7 @@ def read_positions(logits: Any, labels: Any, *, axis: int, sample_weight: Any, i
     return Positions(
         logits=tf.cast(keep(valid[..., tf.newaxis], logits), compute),
         labels=tf.where(valid & ~bad_label, wide_labels, tf.constant(0, tf.int64)),
-        weights=weights * nan_where(bad_weight, compute),
+        weights=tf.where(bad_weight, tf.constant(float("nan"), compute), weights),
         valid=valid,
         poison=nan_where(valid & (bad_label | bad_weight), compute),
     )
@@ -216,5 +217,5 @@ def add_up(
 
 
 def divide(numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
-    """The quotient, with 0/0 = 0."""
-    return tf.math.divide_no_nan(numerator, denominator)
+    """The quotient, with 0/0 = 0; a NaN stays one, which `tf.math.divide_no_nan` would not grant."""
+    return numerator / tf.where(denominator == 0, tf.ones_like(denominator), denominator)
