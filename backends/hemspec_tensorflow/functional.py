@@ -158,10 +158,15 @@ def multi_margin_loss(
 
 
 def softmax_logits(positions: Positions, *poisons: tf.Tensor) -> tf.Tensor:
-    """The logits of a loss with a softmax: a NaN, a +inf or nothing but -inf spoils the row."""
+    """The logits of a loss with a softmax, their maximum subtracted: a NaN, a +inf or nothing but -inf spoils a row.
+
+    The maximum goes first so that no later sum (with a log prior, say) rounds at the size of a common offset. Such a
+    loss does not change with an offset, so the maximum is a constant.
+    """
     z = positions.logits
-    spoilt = tf.reduce_any(tf.math.is_nan(z), -1) | tf.math.is_inf(tf.reduce_max(z, -1))
-    return spoil(z, spoilt, positions.poison, *poisons)
+    largest = tf.stop_gradient(tf.reduce_max(z, -1))
+    spoilt = tf.reduce_any(tf.math.is_nan(z), -1) | tf.math.is_inf(largest)
+    return spoil(z - largest[..., tf.newaxis], spoilt, positions.poison, *poisons)
 
 
 def cross_entropy(z: tf.Tensor, positions: Positions) -> tf.Tensor:
