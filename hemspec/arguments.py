@@ -28,8 +28,13 @@ Shape = Sequence[int | None]
 
 def show(shape: Shape) -> str:
     """A shape the way the message prints it: ``(4, 10)``, ``(?, 10)``."""
-    inner = ", ".join("?" if size is None else str(size) for size in shape)
+    inner = ", ".join(show_size(size, "?") for size in shape)
     return f"({inner},)" if len(shape) == 1 else f"({inner})"
+
+
+def show_size(size: int | None, unknown: str) -> str:
+    """One dimension. A tracing compiler may hold a symbol for it: operator.index makes that a number again."""
+    return unknown if size is None else str(operator.index(size))
 
 
 def agree(a: Shape, b: Shape) -> bool:
@@ -59,9 +64,9 @@ def check_terms_reduction(reduction: object) -> None:
 
 def check_axis(axis: object, rank: int) -> int:
     """The class axis as a number in [0, rank)."""
-    if isinstance(axis, bool | np.bool_) or not hasattr(axis, "__index__"):
-        raise TypeError(f"axis must be an integer; got {axis!r}")
-    index = operator.index(axis)
+    if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+        raise TypeError(f"axis must be an integer; got {type(axis).__name__}")
+    index = int(axis)
     if not -rank <= index < rank:
         raise ValueError(f"axis must lie in [{-rank}, {rank}) for logits of rank {rank}; got {index}")
     return index % rank
@@ -125,9 +130,9 @@ def check_ignore_index(ignore_index: object, *, name: str = "ignore_index") -> i
     """An integer, or None for off."""
     if ignore_index is None:
         return None
-    if isinstance(ignore_index, bool | np.bool_) or not hasattr(ignore_index, "__index__"):
-        raise TypeError(f"{name} must be an integer or None; got {ignore_index!r}")
-    return operator.index(ignore_index)
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int | np.integer):
+        raise TypeError(f"{name} must be an integer or None; got {type(ignore_index).__name__}")
+    return int(ignore_index)
 
 
 def representable(value: int, dtype: str) -> bool:
@@ -152,7 +157,7 @@ def check_per_class(shape: Shape, classes: int | None, *, name: str, scalar: boo
     if scalar and len(shape) == 0:
         return
     if len(shape) != 1 or (classes is not None and shape[0] is not None and shape[0] != classes):
-        size = "C" if classes is None else str(classes)
+        size = show_size(classes, "C")
         kind = "a number or a vector" if scalar else "a vector"
         raise ValueError(f"{name} must be {kind} with one entry per class, shape ({size},); got shape {show(shape)}")
 

@@ -155,8 +155,13 @@ def spoil(z: Tensor, spoilt: Tensor, *poisons: Tensor) -> Tensor:
 
 
 def softmax_logits(positions: Positions, *poisons: Tensor) -> Tensor:
-    """The logits of a loss with a softmax: a NaN, a +inf or nothing but -inf spoils the row."""
-    return spoil(positions.logits, ~torch.isfinite(positions.logits.amax(-1)), positions.poison, *poisons)
+    """The logits of a loss with a softmax, their maximum subtracted: a NaN, a +inf or nothing but -inf spoils a row.
+
+    The maximum goes first so that no later sum (with a log prior, say) rounds at the size of a common offset. Such a
+    loss does not change with an offset, so the maximum is a constant.
+    """
+    largest = positions.logits.detach().amax(-1)
+    return spoil(positions.logits - largest.unsqueeze(-1), ~torch.isfinite(largest), positions.poison, *poisons)
 
 
 def cross_entropy(z: Tensor, labels: Tensor) -> Tensor:

@@ -128,7 +128,8 @@ def constant(
     if isinstance(value, int | float) and not isinstance(value, bool):
         # Compared rather than read: a compiler may hold a symbol here. NaN fails both comparisons.
         if not (value > 0 if positive else value >= 0) or not value < float("inf"):
-            raise ValueError(f"{name} must be finite and {'> 0' if positive else '>= 0'}; got {value!r}")
+            got = "" if torch.compiler.is_compiling() else f"; got {value!r}"  # a symbol cannot be shown
+            raise ValueError(f"{name} must be finite and {'> 0' if positive else '>= 0'}{got}")
         if not scalar:
             check_per_class((), classes, name=name, scalar=scalar)
         return one * value, one

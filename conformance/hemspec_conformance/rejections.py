@@ -73,7 +73,7 @@ def arguments_rejected(loss: str) -> list[Rejection]:
         ("weights_wrong_shape", {"sample_weight": np.ones(3, np.float32)}, ["sample_weight", "(4,)", "(3,)"]),
         ("weights_per_class", {"sample_weight": np.ones((4, 3), np.float32)}, ["sample_weight", "(4,)", "(4, 3)"]),
         ("reduction_unknown", {"reduction": "average"}, ["reduction", "'mean'", "'average'"]),
-        ("ignore_index_float", {"ignore_index": 1.5}, ["ignore_index", "integer", "1.5"]),
+        ("ignore_index_float", {"ignore_index": 1.5}, ["ignore_index", "integer", "float"]),
     ]
     rejections = [Rejection(name, call(loss, **changes), words, static=True) for name, changes, words in static]
     if loss not in ("hem_loss", "multi_margin_loss"):

@@ -79,9 +79,10 @@ def focal_loss(
     no_rival = np.isneginf(np.where(np.arange(z.shape[1]) == y[:, None], -np.inf, z)).all(axis=1)
     certain = (no_rival | np.isneginf(z[rows, y]))[:, None]
     inner = np.where(certain, 0.0, z)
-    others = inner.copy()
-    others[rows, y] = -np.inf
     with np.errstate(invalid="ignore"):
+        inner -= inner.max(axis=1, keepdims=True)
+        others = inner.copy()
+        others[rows, y] = -np.inf
         log_q = log_sum_exp(others) - log_sum_exp(inner)
         q_to_g = np.where(certain[:, 0], np.where(no_rival & (g > 0), 0.0, 1.0), np.exp(g * log_q))
         log_q_slopes = np.exp(others - log_sum_exp(others)[:, None]) - np.exp(inner - log_sum_exp(inner)[:, None])

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from hemspec.arguments import REDUCTIONS, check_per_class, check_reduction, log_prior, read_constant, read_number
 from hemspec.reference.cross_entropy import cross_entropy
 from hemspec.reference.positions import Evaluation, by_position, read_positions, reference_loss
@@ -55,7 +57,10 @@ def logit_adjusted_loss(
     counts = read_constant(class_counts, name="class_counts", positive=True)
     positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
     check_per_class(counts.shape, positions.classes, name="class_counts", scalar=False)
-    values, slopes = cross_entropy(positions.logits + t * log_prior(counts), positions.labels)
+    z = positions.logits
+    with np.errstate(invalid="ignore"):  # the offset goes first, so that adding the prior does not round at its size
+        z = z - z.max(axis=1, keepdims=True)
+    values, slopes = cross_entropy(z + t * log_prior(counts), positions.labels)
     return by_position(positions, values, slopes, reduction)
 
 
