@@ -97,7 +97,9 @@ def hem_loss(
         reduction: ``"active_mean"`` (over the positions with a loss > 0, the paper's), ``"mean"``, ``"sum"`` or
             ``"none"`` (the shape of the labels).
         axis_name: a mapped axis (of ``vmap``, ``pmap`` or ``shard_map``), or several, to reduce over as well; not
-            with ``"none"``. An average over shards is not the average of their averages.
+            with ``"none"``. An average over shards is not the average of their averages. Differentiate outside the
+            map, or inside a ``shard_map`` that tracks replication (``check_vma=True``, the default); inside any
+            other JAX gives the gradient of the sum of all replicas' equal losses.
 
     Returns:
         The loss, float64 for float64 logits, else float32. 0, not NaN, where there is nothing to average.
@@ -280,14 +282,14 @@ def focal_loss(
     minus_log_p = cross_entropy(z, positions)
 
     # log q, q = 1 - p, straight from the logits: exact where 1 - p would round to 0. Where infinities make q exactly
-    # 0 or 1 it is a constant, and the path to the logits is cut (zeros go in) so that no inf - inf can reach them.
+    # 0 or 1 the loss is -log p itself, 0 or +inf, and the other path to the logits is cut (zeros go in) so that no
+    # inf - inf and no 0 * inf can reach them.
     no_rival = jnp.all(jnp.isneginf(z) | positions.true_class, axis=-1)
     certain = no_rival | jnp.any(jnp.isneginf(z) & positions.true_class, axis=-1)
     inner = jnp.where(jnp.expand_dims(certain, -1), 0.0, z)
     rivals = jnp.where(positions.true_class, -jnp.inf, inner)
     log_q = jax.nn.logsumexp(rivals, axis=-1) - jax.nn.logsumexp(inner, axis=-1)
-    q_to_g = jnp.where(certain, jnp.where(no_rival & (g > 0), 0.0, 1.0).astype(z.dtype), jnp.exp(g * log_q))
-    values = q_to_g * minus_log_p
+    values = jnp.where(certain, minus_log_p, jnp.exp(g * log_q) * jnp.where(certain, 0.0, minus_log_p))
     if alpha is not None:
         values = values * at_true_class(over_classes(a, positions), positions)
     return add_up(values, positions.weights, positions.valid, reduction, axis_name)

@@ -103,7 +103,7 @@ def read_positions(
 
     # Compared in their own dtype, as mathematical integers: a number that it cannot hold equals and bounds no label.
     label_dtype, labels = labels.dtype.name, read(labels)
-    exists: Known = np.ones(shape, np.bool_)
+    exists: Known = np.ones((), np.bool_)
     if ignore_index is not None and representable(ignore_index, label_dtype):
         exists = labels != np.asarray(ignore_index).astype(labels.dtype)
     bad_label = labels < 0
@@ -116,8 +116,8 @@ def read_positions(
         check_weight(where.shape, "bool", shape, name="where")
         exists = exists & per_position(where, np.bool_, shape)
 
-    weights: Known = np.ones(shape, compute)
-    bad_weight: Known = np.zeros(shape, np.bool_)
+    weights: Known = np.ones((), compute)
+    bad_weight: Known = np.zeros((), np.bool_)
     if sample_weight is not None:
         check_array(sample_weight, name="sample_weight", optional=True)
         check_weight(sample_weight.shape, sample_weight.dtype.name, shape)
@@ -129,6 +129,7 @@ def read_positions(
     if not isinstance(labels, Array) and not isinstance(valid, Array):
         check_label_values(labels, valid, classes)
 
+    valid = jnp.broadcast_to(valid, shape)
     one = jnp.ones((), compute)
     widest = jax.dtypes.canonicalize_dtype(np.int64)
     in_range = jnp.where(valid & ~bad_label, jnp.asarray(cast(labels, widest)), 0)
@@ -136,7 +137,7 @@ def read_positions(
         logits=jnp.where(jnp.expand_dims(valid, -1), logits, 0.0).astype(compute),
         true_class=jax.nn.one_hot(in_range, classes, dtype=jnp.bool_),
         weights=lax.stop_gradient(jnp.where(bad_weight, jnp.nan, jnp.where(valid, weights, 0.0))),
-        valid=jnp.asarray(valid),
+        valid=valid,
         poison=jnp.where(valid & (bad_label | bad_weight), jnp.nan, one),
     )
 
