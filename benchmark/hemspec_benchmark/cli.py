@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
@@ -61,8 +62,8 @@ def quick(
 ) -> None:
     """The digits, in a few minutes on a CPU.
 
-    Writes a table to the terminal, and every number and a page with the plots to the output folder. Exits with 1 when the
-    frameworks' first losses differ by more than rounding.
+    Writes a table to the terminal, and every number and a page with the plots to the output folder.
+    Exits with 1 when the frameworks' first losses differ by more than rounding.
     """
     chosen = [name for name in LOSSES if not loss or name in {entry.value for entry in loss}]
     experiments = {
@@ -82,7 +83,7 @@ def quick(
     try:
         outcome = run_with_progress(job)
     except WorkerError as error:
-        console.print(f"[bold red]Failed:[/] {error}", highlight=False)
+        console.print(f"[bold red]Failed:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
         raise typer.Exit(1) from None
 
     comparisons = statistics.compare(outcome.results, statistics.reference_losses(job))
@@ -103,15 +104,15 @@ def quick(
     if failures:
         console.print(
             f"[bold red]The frameworks disagree[/] in {len(failures)} of {len(comparisons)} comparisons of the losses "
-            f"of the first {statistics.AGREEMENT_STEPS} steps:",
+            f"of the first {len(statistics.TOLERANCES)} steps:"
         )
         for failure in failures:
             console.print(f"  {failure}", highlight=False, soft_wrap=True)
         raise typer.Exit(1)
     largest = max(comparison.difference for comparison in comparisons)
     console.print(
-        f"[green]The frameworks agree[/]: {len(comparisons)} comparisons, largest relative difference {largest:.1e}, "
-        f"tolerance {statistics.TOLERANCE:.0e}."
+        f"[green]The frameworks agree[/] on the first {len(statistics.TOLERANCES)} steps: "
+        f"{len(comparisons)} comparisons, largest relative difference {largest:.1e}."
     )
 
 

@@ -63,8 +63,7 @@ def build(job: Job, run: Run, comparisons: list[Comparison], *, command: str, se
             if name in losses
         },
         "agreement": {
-            "steps": statistics.AGREEMENT_STEPS,
-            "tolerance": statistics.TOLERANCE,
+            "tolerances": list(statistics.TOLERANCES),
             "comparisons": [
                 {
                     **asdict(comparison),

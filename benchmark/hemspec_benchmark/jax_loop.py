@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import hemspec.jax
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +12,7 @@ import optax
 from flax import nnx
 from sklearn.metrics import accuracy_score
 
+import hemspec.jax
 from hemspec_benchmark.data import Images, Split, training_batches
 from hemspec_benchmark.losses import LOSSES
 from hemspec_benchmark.network import (

@@ -10,7 +10,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 BACKENDS: Final = {
     # Colours that can be told apart by the colour-blind, on white and on black; dashes, because the curves coincide.
@@ -70,6 +70,7 @@ def overview(document: dict[str, Any], experiment: str) -> str:
         axes.set_yticks(range(len(losses)), [document["losses"][loss]["label"] for loss in losses])
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
+        axes.xaxis.set_major_locator(MaxNLocator(5))
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel("test accuracy")
         figure.legend(loc="outside upper center", ncols=len(backends))

@@ -56,7 +56,7 @@ def caption(document: dict[str, Any]) -> str:
 def agreement(document: dict[str, Any]) -> dict[str, Any]:
     """The largest relative differences: by loss and step, and over all; and the comparisons that fail."""
     comparisons = document["agreement"]["comparisons"]
-    steps = range(1, document["agreement"]["steps"] + 1)
+    steps = range(1, len(document["agreement"]["tolerances"]) + 1)
     return {
         "steps": list(steps),
         "by_loss": [

@@ -14,9 +14,13 @@ from hemspec_benchmark.network import forward, initial_weights
 from hemspec_benchmark.runner import Result
 from hemspec_benchmark.settings import Cell, Job
 
-AGREEMENT_STEPS: Final = 3
-TOLERANCE: Final = 1e-5
-"""Largest relative difference between the losses of one step."""
+TOLERANCES: Final = (1e-5, 1e-4, 1e-4)
+"""Largest relative difference between the losses of the first, second and third step.
+
+Float32 has 6e-8; a network adds up rounding, and each update multiplies it. Measured: up to 5e-7 at the first step and
+5e-6 at the third. A mistake in a loss, a gradient, a layer or an optimiser shows as 1e-3 or more. Later steps are not
+compared: training amplifies rounding, and the margin losses take discrete decisions.
+"""
 
 
 @dataclass(frozen=True)
@@ -39,14 +43,19 @@ class Comparison:
     @property
     def agrees(self) -> bool:
         """Whether the difference is rounding."""
-        return self.difference <= TOLERANCE
+        return self.difference <= self.tolerance
+
+    @property
+    def tolerance(self) -> float:
+        """What counts as rounding at this step."""
+        return TOLERANCES[self.step - 1]
 
     def __str__(self) -> str:
         values = ", ".join(f"{name} {value:.9g}" for name, value in self.values.items())
         cell = self.cell
         return (
             f"{LOSSES[cell.loss].label}, {cell.experiment}, seed {cell.seed}, step {self.step}: {values}; "
-            f"relative difference {self.difference:.1e}, tolerance {TOLERANCE:.0e}"
+            f"relative difference {self.difference:.1e}, tolerance {self.tolerance:.0e}"
         )
 
 
@@ -54,22 +63,22 @@ def reference_losses(job: Job) -> dict[Cell, float]:
     """The first step's loss of each cell from the NumPy network and the NumPy loss."""
     split = load_split(job.evaluate_on)
     losses = {}
-    for cell in job.cells():
-        images, labels = training_batches(split, cell.seed, job.hyper_parameters)
-        weights = initial_weights(cell.seed, batch_norm=job.experiments[cell.experiment].batch_norm)
-        loss = LOSSES[cell.loss].reference(split.class_counts)
-        losses[cell] = float(loss(forward(weights, images[0, 0], training=True), labels[0, 0]))
+    for seed in range(job.seeds):
+        images, labels = training_batches(split, seed, job.hyper_parameters)
+        for name, experiment in job.experiments.items():
+            weights = initial_weights(seed, batch_norm=experiment.batch_norm)
+            logits = forward(weights, images[0, 0], training=True)
+            for loss in experiment.losses:
+                reference = LOSSES[loss].reference(split.class_counts)
+                losses[Cell(name, loss, seed)] = float(reference(logits, labels[0, 0]))
     return losses
 
 
 def compare(results: Iterable[Result], references: dict[Cell, float]) -> list[Comparison]:
-    """Put the losses of the first steps side by side.
-
-    Later steps are not compared: training amplifies rounding, and the margin losses take discrete decisions.
-    """
+    """Put the losses of the first steps side by side."""
     values: dict[tuple[Cell, int], dict[str, float]] = {(cell, 1): {"NumPy": loss} for cell, loss in references.items()}
     for result in results:
-        for step, loss in enumerate(result.training.step_losses[:AGREEMENT_STEPS], start=1):
+        for step, loss in enumerate(result.training.step_losses[: len(TOLERANCES)], start=1):
             values.setdefault((result.cell, step), {})[result.backend] = loss
     return [Comparison(cell, step, given) for (cell, step), given in values.items() if len(given) > 1]
 
