@@ -1,0 +1,1 @@
+"""The Keras 3 classes of hemspec. Import them as ``hemspec.keras``."""

@@ -1,0 +1,105 @@
+"""The framework Keras runs on, and what the losses need of it. Nothing else in this package knows which one it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+from keras import ops
+
+from hemspec.loss_function import LossFunction
+
+
+@dataclass(frozen=True)
+class Framework:
+    """How to call its losses, how to read a value without a synchronisation, and how many replicas train together."""
+
+    functions: Any
+    call: Callable[..., Any]
+    """``call(function, y_pred, labels, axis=..., sample_weight=..., ...)``"""
+    read: Callable[[Any], Any]
+    replicas: Callable[[], int] = lambda: 1
+
+
+def select_framework(name: str) -> Framework:
+    """The framework of a Keras backend, by the backend's name."""
+    if name == "tensorflow":
+        import tensorflow as tf
+
+        from hemspec_tensorflow import functional as tensorflow_functions
+        from hemspec_tensorflow.positions import read as read_tensorflow
+
+        def replicas() -> int:
+            return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+        return Framework(tensorflow_functions, call_with_axis, read_tensorflow, replicas)
+    if name == "jax":
+        from hemspec_jax import functional as jax_functions
+        from hemspec_jax.positions import read as read_jax
+
+        return Framework(jax_functions, call_with_axis, read_jax)
+    if name == "torch":
+        from hemspec_torch import functional as torch_functions
+        from hemspec_torch.positions import read as read_torch
+
+        return Framework(torch_functions, call_without_axis, read_torch)
+    raise ImportError(
+        f"hemspec.keras runs on Keras's backends 'tensorflow', 'jax' and 'torch'; KERAS_BACKEND is {name!r}"
+    )
+
+
+def call_with_axis(function: Callable[..., Any], y_pred: Any, labels: Any, **options: Any) -> Any:
+    """TensorFlow and JAX take the class axis as an argument, and NumPy arrays as they are."""
+    return function(y_pred, labels, **options)
+
+
+def call_without_axis(
+    function: Callable[..., Any], y_pred: Any, labels: Any, *, axis: int, sample_weight: Any, **options: Any
+) -> Any:
+    """PyTorch has the class axis second, and takes tensors alone."""
+    if sample_weight is not None:
+        sample_weight = ops.convert_to_tensor(sample_weight)
+    y_pred = ops.moveaxis(y_pred, axis, min(1, len(y_pred.shape) - 1))
+    return function(y_pred, ops.convert_to_tensor(labels), sample_weight=sample_weight, **options)
+
+
+FRAMEWORK = select_framework(keras.backend.backend())
+
+
+def loss_function_named(name: str) -> LossFunction[..., Any]:
+    """The framework's loss of that name."""
+    function: LossFunction[..., Any] = getattr(FRAMEWORK.functions, name)
+    return function
+
+
+def read(array: Any) -> npt.NDArray[Any] | None:
+    """The values in NumPy, where they can be had without a synchronisation; None while tracing or on an accelerator."""
+    values = FRAMEWORK.read(array) if ops.is_tensor(array) else np.asarray(array)
+    return values if isinstance(values, np.ndarray) else None
+
+
+def as_array(value: Any, name: str) -> Any:
+    """A tensor as it is; whatever else holds numbers in NumPy, where nothing rounds it or narrows it to 32 bits."""
+    if isinstance(value, keras.Variable):
+        return value.value
+    if ops.is_tensor(value):
+        return value
+    array = np.asarray(value)
+    if array.dtype == object:
+        raise TypeError(f"{name} must be a tensor or an array; got {type(value).__name__}")
+    return array
+
+
+def dtype_name(array: Any) -> str:
+    return str(getattr(array.dtype, "name", array.dtype)).removeprefix("torch.")
+
+
+def static_shape(array: Any, name: str) -> tuple[int | None, ...]:
+    """The sizes, None where a trace does not know one (TensorFlow). It must know how many there are."""
+    if getattr(array.shape, "rank", 0) is None:
+        raise ValueError(f"{name} must have a known number of axes; set its shape where the data comes from")
+    return tuple(array.shape)

@@ -1,0 +1,452 @@
+"""The losses of hemspec as Keras 3 losses: they hold the hyper-parameters and call the functions of the framework.
+
+What `keras.losses.Loss` does in its own ``__call__`` comes too late for these losses (it casts the labels, and applies
+weights and masks to values that are NaN already), so here ``__call__`` does all of it, in another order: labels become
+integers first, mask and weights become one weight for each position, and only then the maths begins.
+"""
+
+from __future__ import annotations
+
+import operator
+import sys
+from typing import Any, ClassVar
+
+import keras
+import numpy as np
+from keras import ops
+
+from hemspec.arguments import (
+    MARGIN_REDUCTIONS,
+    REDUCTIONS,
+    check_axis,
+    check_flag,
+    check_ignore_index,
+    check_logits,
+    check_per_class,
+    check_reduction,
+    check_terms_reduction,
+    read_constant,
+    read_number,
+)
+from hemspec_keras.framework import FRAMEWORK, dtype_name, loss_function_named, static_shape
+from hemspec_keras.labels import integer_labels
+from hemspec_keras.weights import checked, get_keras_mask, masked, with_rank
+
+__all__ = [
+    "CrossEntropyLoss",
+    "DiceLoss",
+    "FocalLoss",
+    "HEMLoss",
+    "LogitAdjustedLoss",
+    "LogitNormLoss",
+    "MultiMarginLoss",
+]
+
+KERAS_REDUCTIONS: tuple[Any, ...] = ("sum_over_batch_size", "mean_with_sample_weight", None)
+"""Keras's names that the specification does not know."""
+
+register = keras.saving.register_keras_serializable("hemspec")
+
+
+class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
+    """What the losses share: checking, labels, weights, masks, reductions and the configuration."""
+
+    function_name: ClassVar[str]
+    reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
+    constants: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(
+        self,
+        *,
+        axis: int,
+        ignore_class: int | None,
+        from_logits: bool,
+        reduction: str | None,
+        name: str | None,
+        dtype: Any,
+    ) -> None:
+        check_reduction(reduction, (*self.reductions, *KERAS_REDUCTIONS))
+        if not check_flag(from_logits, name="from_logits"):
+            raise ValueError(
+                f"{type(self).__name__} takes logits only: from_logits=False is not supported (leave the softmax out"
+                " of the model's last layer)"
+            )
+        # Keras's own check knows no "active_mean".
+        super().__init__(name=name or self.function_name, reduction="sum", dtype=dtype)
+        self.reduction = reduction
+        check_axis(axis, sys.maxsize)  # an integer; its range depends on y_pred
+        self.axis = operator.index(axis)
+        self.ignore_class = check_ignore_index(ignore_class, name="ignore_class")
+
+    def _hold(self, name: str, value: Any, *, scalar: bool = True, positive: bool = False) -> None:
+        """Keep a margin or another constant: a float, or a list of floats, which a configuration can hold."""
+        if ops.is_tensor(value) or isinstance(value, keras.Variable):
+            value = ops.convert_to_numpy(value)
+        array = read_constant(value, name=name, positive=positive)
+        check_per_class(array.shape, None, name=name, scalar=scalar)
+        setattr(self, name, array.tolist())
+
+    def get_config(self) -> dict[str, Any]:
+        """Everything the constructor takes, as plain numbers, lists and strings."""
+        constants = {name: getattr(self, name) for name in self.constants}
+        return {
+            **super().get_config(),
+            **constants,
+            "axis": self.axis,
+            "ignore_class": self.ignore_class,
+            "dtype": self.dtype,
+        }
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """The loss of logits ``y_pred``; a mask that Keras attached to ``y_pred`` is weight 0.
+
+        Args:
+            y_true: class indices, the shape of `y_pred` without the class axis, or with it at size 1; or exact
+                one-hot rows, the shape of `y_pred`. Integers, booleans (one-hot) or integer-valued floats.
+            y_pred: logits, floating point, class axis ``axis``.
+            sample_weight: >= 0, the shape of the class indices or ``(N,)``; a last axis of size 1 may follow.
+
+        Returns:
+            The reduced loss, float64 for float64 logits, else float32.
+        """
+        numerator, denominator = self._terms(y_true, y_pred, sample_weight, self.reduction)
+        if denominator is None:
+            return numerator
+        empty = ops.equal(denominator, ops.zeros_like(denominator))
+        value = numerator / ops.where(empty, ops.ones_like(denominator), denominator)
+        # As Keras does for averages: the optimizer adds up the replicas' gradients.
+        replicas = FRAMEWORK.replicas()
+        return value / replicas if replicas > 1 else value
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """The loss of each position, neither weighted nor reduced; masked and ignored ones are 0."""
+        return self._terms(y_true, y_pred, None, "none")[0]
+
+    def terms(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any]:
+        """The numerator and denominator of the average, same arguments as the loss.
+
+        Summed over micro-batches or replicas and then divided they give the average over all of them.
+        """
+        numerator, denominator = self._terms(y_true, y_pred, sample_weight, self.reduction)
+        if denominator is None:
+            check_terms_reduction(self.reduction)
+        return numerator, denominator
+
+    def _terms(self, y_true: Any, y_pred: Any, sample_weight: Any, reduction: str | None) -> tuple[Any, Any]:
+        """Numerator and denominator of a reduction, None for the latter where there is none."""
+        mask = get_keras_mask(y_pred)
+        y_pred = ops.convert_to_tensor(y_pred)
+        shape = static_shape(y_pred, "y_pred")
+        class_axis = check_logits(shape, dtype_name(y_pred), self.axis, name="y_pred")
+        labels = integer_labels(y_true, shape, class_axis, ignore_class=self.ignore_class)
+        exists = labels.not_ignored(self.ignore_class)
+        if mask is not None:
+            mask = ops.cast(checked(mask, "the mask of y_pred", labels.shape), "bool")
+            exists = ops.logical_and(exists, with_rank(mask, len(labels.shape)))
+        if sample_weight is not None:
+            sample_weight = checked(sample_weight, "sample_weight", labels.shape)
+        weights = masked(sample_weight, mask)
+        labels.check_values(exists, weights, shape[class_axis])
+
+        def call(function: Any, reduction: str | None) -> Any:
+            options = {name: as_option(getattr(self, name)) for name in self.constants}
+            return FRAMEWORK.call(
+                function,
+                y_pred,
+                labels.indices,
+                axis=class_axis,
+                sample_weight=weights,
+                ignore_index=self.ignore_class,
+                reduction=reduction,
+                **options,
+            )
+
+        function = loss_function_named(self.function_name)
+        if reduction in ("none", None):
+            return call(function, "none"), None
+        if reduction == "sum":
+            return call(function, "sum"), None
+        if reduction == "sum_over_batch_size":
+            total = call(function, "sum")
+            return total, ops.sum(ops.cast(self._elements(exists), total.dtype))
+        numerator, denominator = call(function.terms, "mean" if reduction == "mean_with_sample_weight" else reduction)
+        return numerator, denominator
+
+    def _elements(self, exists: Any) -> Any:
+        """What there is to average over, given which positions exist."""
+        return exists
+
+
+def as_option(constant: Any) -> Any:
+    """A vector over classes as the frameworks take it without rounding."""
+    return np.asarray(constant, np.float64) if isinstance(constant, list) else constant
+
+
+@register
+class HEMLoss(_Loss):
+    """HEM (high error margin) loss; HEM+ with a margin for each class. A replacement for SparseCategoricalCrossentropy.
+
+    Source: Spratling and Schütt 2025, arXiv 2501.12191; the maths is in `hemspec.reference.hem`. The model's last layer
+    gives logits (no softmax).
+
+    ``y_true`` holds class indices (with or without a class axis of size 1) or exact one-hot rows; which of them, its
+    number of axes decides. Soft labels are an error where they can be read, else the loss is NaN. ``sample_weight``
+    of ``fit`` is >= 0, one for each sample or for each position. A mask that Keras attached to the logits is weight 0.
+    ``class_weight`` of ``fit`` is for one label a sample.
+
+    The ``loss`` in the log of an epoch is the average of the batches' values weighted by their sizes. For averages over
+    the active positions that is not the average over the epoch's active positions; nor is it over replicas, each of
+    which averages its own share of a batch. ``terms(y_true, y_pred, sample_weight)`` gives numerator and denominator.
+
+    Args:
+        margin: >= 0: a number, e.g. ``margin_from_num_samples(50_000)`` (the paper's HEM), or one for each true
+            class, e.g. ``margins_from_class_counts(counts)`` (the paper's HEM+).
+        axis: the class axis of ``y_pred``.
+        ignore_class: positions with this label do not exist; it may be a class. None switches it off.
+        from_logits: True, as Keras's own losses spell it: these losses take logits only.
+        reduction: ``"active_mean"`` (over the positions with a loss > 0, the paper's), ``"mean"`` (the weighted mean;
+            Keras also calls it ``"mean_with_sample_weight"``), ``"sum_over_batch_size"`` (the weighted sum divided by
+            the number of positions neither ignored nor masked, whatever their weights), ``"sum"``, or ``"none"`` or
+            None (the shape of the class indices).
+        name: the loss's name.
+        dtype: kept for Keras's configuration, without effect: what is computed and returned is float64 for float64
+            logits, else float32.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> loss = HEMLoss()
+        >>> float(loss([0], [[1.0, 1.5, 0.0, -3.0]]))
+        1.5
+    """
+
+    function_name = "hem_loss"
+    reductions = MARGIN_REDUCTIONS
+    constants = ("margin",)
+
+    def __init__(
+        self,
+        *,
+        margin: Any = 1.0,
+        axis: int = -1,
+        ignore_class: int | None = None,
+        from_logits: bool = True,
+        reduction: str | None = "active_mean",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
+        )
+        self._hold("margin", margin)
+
+
+@register
+class MultiMarginLoss(_Loss):
+    """Multi-class margin loss; the margin may differ by true class. See `HEMLoss` for the other arguments.
+
+    Args:
+        margin: >= 0: a number, or one for each true class.
+
+    Example:
+        >>> float(MultiMarginLoss()([0], [[1.0, 1.5, 0.0, -3.0]]))
+        0.375
+    """
+
+    function_name = "multi_margin_loss"
+    reductions = MARGIN_REDUCTIONS
+    constants = ("margin",)
+
+    def __init__(
+        self,
+        *,
+        margin: Any = 1.0,
+        axis: int = -1,
+        ignore_class: int | None = None,
+        from_logits: bool = True,
+        reduction: str | None = "mean",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
+        )
+        self._hold("margin", margin)
+
+
+@register
+class CrossEntropyLoss(_Loss):
+    """Cross-entropy under hemspec's conventions for weights, masks and reductions. See `HEMLoss` for the arguments.
+
+    Example:
+        >>> round(float(CrossEntropyLoss()([1], [[0.0, 0.0]])), 4)
+        0.6931
+    """
+
+    function_name = "cross_entropy_loss"
+
+    def __init__(
+        self,
+        *,
+        axis: int = -1,
+        ignore_class: int | None = None,
+        from_logits: bool = True,
+        reduction: str | None = "mean",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
+        )
+
+
+@register
+class FocalLoss(_Loss):
+    """Focal loss, softmax form, of one label a position. See `HEMLoss` for the other arguments.
+
+    Unlike `keras.losses.CategoricalFocalCrossentropy` it has no alpha of 0.25 by default, and the other probabilities
+    add nothing to 1 - p.
+
+    Args:
+        gamma: focusing parameter, a number >= 0; 0 gives cross-entropy.
+        alpha: None, or a factor >= 0 for each true class.
+
+    Example:
+        >>> round(float(FocalLoss(gamma=2.0)([1], [[0.0, 0.0]])), 4)
+        0.1733
+    """
+
+    function_name = "focal_loss"
+    constants = ("gamma", "alpha")
+
+    def __init__(
+        self,
+        *,
+        gamma: float = 2.0,
+        alpha: Any = None,
+        axis: int = -1,
+        ignore_class: int | None = None,
+        from_logits: bool = True,
+        reduction: str | None = "mean",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
+        )
+        self.gamma = read_number(gamma, name="gamma")
+        self.alpha: Any = None
+        if alpha is not None:
+            self._hold("alpha", alpha, scalar=False)
+
+
+@register
+class LogitNormLoss(_Loss):
+    """LogitNorm loss: cross-entropy of normalised logits. See `HEMLoss` for the other arguments.
+
+    Args:
+        temperature: a number > 0.
+
+    Example:
+        >>> round(float(LogitNormLoss(temperature=1.0)([0], [[3.0, 4.0]])), 4)
+        0.7981
+    """
+
+    function_name = "logit_norm_loss"
+    constants = ("temperature",)
+
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.04,
+        axis: int = -1,
+        ignore_class: int | None = None,
+        from_logits: bool = True,
+        reduction: str | None = "mean",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
+        )
+        self.temperature = read_number(temperature, name="temperature", positive=True)
+
+
+@register
+class LogitAdjustedLoss(_Loss):
+    """Logit-adjusted cross-entropy. Predict from the raw logits. See `HEMLoss` for the other arguments.
+
+    Args:
+        class_counts: training samples per class, each > 0; the priors are their shares.
+        temperature: a number > 0.
+
+    Example:
+        >>> round(float(LogitAdjustedLoss(class_counts=[3, 1])([1], [[0.0, 0.0]])), 4)  # -log(1/4)
+        1.3863
+    """
+
+    function_name = "logit_adjusted_loss"
+    constants = ("class_counts", "temperature")
+
+    def __init__(
+        self,
+        *,
+        class_counts: Any,
+        temperature: float = 1.0,
+        axis: int = -1,
+        ignore_class: int | None = None,
+        from_logits: bool = True,
+        reduction: str | None = "mean",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
+        )
+        self._hold("class_counts", class_counts, scalar=False, positive=True)
+        self.temperature = read_number(temperature, name="temperature", positive=True)
+
+
+@register
+class DiceLoss(_Loss):
+    """Soft Dice loss over the classes present in each image, softmax inside. See `HEMLoss` for the other arguments.
+
+    The elements of the reductions are images: ``"none"`` has shape ``(N,)``, and weights act inside an image only, so
+    one weight for a whole image changes nothing at ``smooth=0``. Another loss than `keras.losses.Dice`, which takes
+    probabilities and averages over all axes by default.
+
+    Args:
+        smooth: a number >= 0, added to numerator and denominator.
+        batch: treat the whole batch as one image.
+
+    Example:
+        >>> float(DiceLoss()([[0, 1]], [[[0.0, 0.0], [0.0, 0.0]]]))
+        0.5
+    """
+
+    function_name = "dice_loss"
+    constants = ("smooth", "batch")
+
+    def __init__(
+        self,
+        *,
+        smooth: float = 0.0,
+        batch: bool = False,
+        axis: int = -1,
+        ignore_class: int | None = None,
+        from_logits: bool = True,
+        reduction: str | None = "mean",
+        name: str | None = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__(
+            axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
+        )
+        self.smooth = read_number(smooth, name="smooth")
+        self.batch = check_flag(batch, name="batch")
+
+    def _elements(self, exists: Any) -> Any:
+        """The images that have a position."""
+        inside = tuple(range(0 if self.batch else 1, len(exists.shape)))
+        return ops.any(exists, axis=inside) if inside else exists

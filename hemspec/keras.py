@@ -1,0 +1,31 @@
+"""hemspec for Keras 3: ``from hemspec.keras import HEMLoss``. KERAS_BACKEND is tensorflow, jax or torch."""
+
+try:
+    import keras as _keras  # noqa: F401
+except ModuleNotFoundError as error:
+    if error.name != "keras":  # Keras is there, the framework it wants to run on is not, and its own message says so.
+        raise
+    raise ImportError('hemspec.keras needs Keras: pip install "hemspec[keras]"') from error
+
+from hemspec.margins import margin_from_num_samples, margins_from_class_counts
+from hemspec_keras.losses import (
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    HEMLoss,
+    LogitAdjustedLoss,
+    LogitNormLoss,
+    MultiMarginLoss,
+)
+
+__all__ = [
+    "CrossEntropyLoss",
+    "DiceLoss",
+    "FocalLoss",
+    "HEMLoss",
+    "LogitAdjustedLoss",
+    "LogitNormLoss",
+    "MultiMarginLoss",
+    "margin_from_num_samples",
+    "margins_from_class_counts",
+]
