@@ -173,18 +173,28 @@ def multi_margin_loss(
     return add_up(values, positions.weights, positions.valid, reduction, axis_name)
 
 
-def spoil(z: Array, spoilt: Array, *poisons: Array) -> Array:
-    """The logits, with every row NaN that is spoilt or poisoned: so is its gradient then."""
-    factor = jnp.where(spoilt, jnp.nan, jnp.ones((), z.dtype))
+def spoiling(spoilt: Array, positions: Positions, *poisons: Array) -> Array:
+    """A factor for what each row gives: NaN where the row is spoilt or poisoned, else 1.
+
+    It multiplies what comes out of the exponentials, not the logits that go in: XLA on the CPU turns the exponential
+    of a NaN that it knows of while compiling into arbitrary numbers (seen in jaxlib 0.10.2). The gradient is NaN in
+    all classes either way, since each exponential multiplies it.
+    """
+    factor = jnp.where(spoilt, jnp.nan, positions.poison)
     for poison in poisons:
         factor = factor * poison
-    return z * jnp.expand_dims(factor, -1)
+    return factor
 
 
-def softmax_logits(positions: Positions, *poisons: Array) -> Array:
-    """The logits of a loss with a softmax: a NaN, a +inf or nothing but -inf spoils the row."""
+def softmax_logits(positions: Positions, *poisons: Array) -> tuple[Array, Array]:
+    """The logits of a loss with a softmax, their maximum subtracted, and the factor for what it gives.
+
+    A NaN, a +inf or nothing but -inf spoils a row. The maximum goes first so that no later sum (with a log prior, say)
+    rounds at the size of a common offset. Such a loss does not change with an offset, so the maximum is a constant.
+    """
     largest = jnp.max(lax.stop_gradient(positions.logits), axis=-1)
-    return spoil(positions.logits, ~jnp.isfinite(largest), positions.poison, *poisons)
+    shifted = positions.logits - jnp.expand_dims(largest, -1)
+    return shifted, spoiling(~jnp.isfinite(largest), positions, *poisons)
 
 
 def cross_entropy(z: Array, positions: Positions) -> Array:
@@ -228,7 +238,8 @@ def cross_entropy_loss(
     positions = read_positions(
         logits, labels, axis=axis, sample_weight=sample_weight, where=where, ignore_index=ignore_index
     )
-    values = cross_entropy(softmax_logits(positions), positions)
+    z, factor = softmax_logits(positions)
+    values = cross_entropy(z, positions) * factor
     return add_up(values, positions.weights, positions.valid, reduction, axis_name)
 
 
@@ -278,7 +289,7 @@ def focal_loss(
     if alpha is not None:
         a, poison = constant(alpha, positions, name="alpha", per_class=True, scalar=False)
         poisons.append(poison)
-    z = softmax_logits(positions, *poisons)
+    z, factor = softmax_logits(positions, *poisons)
     minus_log_p = cross_entropy(z, positions)
 
     # log q, q = 1 - p, straight from the logits: exact where 1 - p would round to 0. Where infinities make q exactly
@@ -289,7 +300,7 @@ def focal_loss(
     inner = jnp.where(jnp.expand_dims(certain, -1), 0.0, z)
     rivals = jnp.where(positions.true_class, -jnp.inf, inner)
     log_q = jax.nn.logsumexp(rivals, axis=-1) - jax.nn.logsumexp(inner, axis=-1)
-    values = jnp.where(certain, minus_log_p, jnp.exp(g * log_q) * jnp.where(certain, 0.0, minus_log_p))
+    values = jnp.where(certain, minus_log_p, jnp.exp(g * log_q) * jnp.where(certain, 0.0, minus_log_p)) * factor
     if alpha is not None:
         values = values * at_true_class(over_classes(a, positions), positions)
     return add_up(values, positions.weights, positions.valid, reduction, axis_name)
@@ -333,7 +344,8 @@ def logit_norm_loss(
         logits, labels, axis=axis, sample_weight=sample_weight, where=where, ignore_index=ignore_index
     )
     t, poison = constant(temperature, positions, name="temperature", positive=True)
-    z = spoil(positions.logits, ~jnp.all(jnp.isfinite(positions.logits), axis=-1), positions.poison, poison)
+    z = positions.logits
+    factor = spoiling(~jnp.all(jnp.isfinite(z), axis=-1), positions, poison)
     # Any scale gives the same quotient, so it is a constant.
     largest = jnp.max(jnp.abs(lax.stop_gradient(z)), axis=-1, keepdims=True)
     is_zero = largest == 0
@@ -341,7 +353,7 @@ def logit_norm_loss(
     unit = z / scale
     squares = jnp.sum(jnp.square(unit), axis=-1, keepdims=True)
     length = jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, squares)))
-    values = cross_entropy(unit / ((length + 1e-7 / scale) * rounded(t, positions)), positions)
+    values = cross_entropy(unit / ((length + 1e-7 / scale) * rounded(t, positions)), positions) * factor
     return add_up(values, positions.weights, positions.valid, reduction, axis_name)
 
 
@@ -393,8 +405,9 @@ def logit_adjusted_loss(
     log_pi = jnp.log(counts) - jnp.log(jnp.sum(counts)) if isinstance(counts, Array) else log_prior(counts)
     if isinstance(t, Array) or isinstance(log_pi, Array):
         t, log_pi = rounded(t, positions), rounded(log_pi, positions)
-    z = softmax_logits(positions, poison_t, poison_c) + over_classes(t * log_pi, positions)
-    return add_up(cross_entropy(z, positions), positions.weights, positions.valid, reduction, axis_name)
+    z, factor = softmax_logits(positions, poison_t, poison_c)
+    values = cross_entropy(z + over_classes(t * log_pi, positions), positions) * factor
+    return add_up(values, positions.weights, positions.valid, reduction, axis_name)
 
 
 @loss_function(divide)
@@ -452,7 +465,8 @@ def dice_loss(
         total = jnp.sum(rows.reshape(math.prod(shape), math.prod(inside), rows.shape[-1]), axis=1)
         return over_axis(total, axis_name) if batch else total
 
-    p = jax.nn.softmax(softmax_logits(positions, poison), axis=-1)
+    z, factor = softmax_logits(positions, poison)
+    p = jax.nn.softmax(z, axis=-1) * jnp.expand_dims(factor, -1)
     w = jnp.expand_dims(positions.weights, -1)
     true = positions.true_class.astype(p.dtype)
     predicted, present, overlap = per_image(w * p), per_image(w * true), per_image(w * p * true)
