@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Any, Final, Literal, Protocol
 
 import numpy.typing as npt
 
@@ -52,14 +52,18 @@ class Mode:
     """A way to run a backend.
 
     `reads_values` says that a bad label or weight can be seen before it is used, so it has to raise; where it cannot
-    be, the loss has to be NaN. `every_dtype` is off for modes that compile for seconds: they run each case in
-    float32, and the cases marked core in the other dtypes.
+    be, the loss has to be NaN. `static_shapes` says that sizes are known before values, so a wrong one has to raise.
+
+    `coverage` is what a usual run asks of the mode: "all" is every case in every dtype; "float32" is every case in
+    float32 and the core ones in the other dtypes, for modes that trace each case for the better part of a second;
+    "core" is the core cases in float32 and bfloat16, for modes that run a C++ compiler. A full run asks all of all.
     """
 
     name: str
     dtypes: Sequence[str] = DTYPES
     reads_values: bool = True
-    every_dtype: bool = True
+    static_shapes: bool = True
+    coverage: Literal["all", "float32", "core"] = "all"
 
 
 class Adapter(Protocol):

@@ -14,7 +14,10 @@ from hemspec_conformance.adapter import LOSSES, Array, Call, Mode, Result
 
 EAGER = Mode("eager")
 MODULE = Mode("module")
-COMPILED = Mode("compile", reads_values=False, every_dtype=False)
+GRAPH = Mode("graph", reads_values=False, coverage="float32")
+"""torch.compile(fullgraph=True) up to the traced graphs of forward and backward, run as they are."""
+COMPILED = Mode("compile", reads_values=False, coverage="core")
+"""The whole of torch.compile(fullgraph=True): the code that Inductor generates."""
 
 
 def to_tensor(array: Array) -> Tensor:
@@ -34,7 +37,7 @@ def to_array(tensor: Tensor) -> Array:
 
 class TorchAdapter:
     name = "torch"
-    modes = (EAGER, MODULE, COMPILED)
+    modes = (EAGER, MODULE, GRAPH, COMPILED)
     argument_names: Mapping[str, str] = {"logits": "input", "labels": "target"}
     lenient_labels = False
 
@@ -58,18 +61,20 @@ class TorchAdapter:
         elif mode is EAGER:
             value = getattr(hemspec.torch, call.loss)(logits, labels, sample_weight=weight, **options, **call.constants)
         else:
-            value = self.run_compiled(call, logits, labels, weight, options)
+            backend = "aot_eager" if mode is GRAPH else "inductor"
+            value = self.run_compiled(backend, call, logits, labels, weight, options)
         value.sum().backward()
         assert logits.grad is not None
         return Result(to_array(value), np.moveaxis(to_array(logits.grad), class_axis, call.axis))
 
     def run_compiled(
-        self, call: Call, logits: Tensor, labels: Tensor, weight: Tensor | None, options: dict[str, Any]
+        self, backend: str, call: Call, logits: Tensor, labels: Tensor, weight: Tensor | None, options: dict[str, Any]
     ) -> Tensor:
         """torch.compile without graph breaks. Calls that differ in shapes and vectors alone share their code."""
         vectors = {k: torch.from_numpy(v) for k, v in call.constants.items() if isinstance(v, np.ndarray)}
         fixed = {**options, **{k: v for k, v in call.constants.items() if k not in vectors}}
         key = (
+            backend,
             call.loss,
             call.logits.dtype.name,
             call.logits.ndim,
@@ -84,10 +89,12 @@ class TorchAdapter:
                 value: Tensor = loss(logits, labels, sample_weight=weight, **fixed, **vectors)
                 return value
 
-            self.compiled[key] = torch.compile(function, fullgraph=True, dynamic=True)
+            self.compiled[key] = torch.compile(function, fullgraph=True, dynamic=True, backend=backend)
         return self.compiled[key](logits, labels, weight, vectors)
 
 
 def make(target: str) -> TorchAdapter:
     torch.set_num_threads(1)
+    # The compiled functions below are closures over one code object, and Dynamo counts compilations by code object.
+    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 100_000
     return TorchAdapter()
