@@ -54,16 +54,17 @@ class Mode:
     `reads_values` says that a bad label or weight can be seen before it is used, so it has to raise; where it cannot
     be, the loss has to be NaN. `static_shapes` says that sizes are known before values, so a wrong one has to raise.
 
-    `coverage` is what a usual run asks of the mode: "all" is every case in every dtype; "float32" is every case in
-    float32 and the core ones in the other dtypes, for modes that trace each case for the better part of a second;
-    "core" is the core cases in float32 and bfloat16, for modes that run a C++ compiler. A full run asks all of all.
+    `coverage` is what a usual run asks of the mode: "all" is every case in every dtype; "first dtype" is every case
+    in the first of the mode's dtypes and the core cases in the others, for modes that trace each case for the better
+    part of a second; "core" is the core cases in float32 and bfloat16, for modes that run a C++ compiler. A full run
+    asks all of all.
     """
 
     name: str
     dtypes: Sequence[str] = DTYPES
     reads_values: bool = True
     static_shapes: bool = True
-    coverage: Literal["all", "float32", "core"] = "all"
+    coverage: Literal["all", "first dtype", "core"] = "all"
 
 
 class Adapter(Protocol):

@@ -48,7 +48,7 @@ def asked(mode: Mode, vector: Vector, dtype: str) -> bool:
     """Whether a usual run asks a mode for this case."""
     if mode.coverage == "core":
         return vector.core and dtype in ("float32", "bfloat16")
-    return mode.coverage == "all" or vector.core or dtype == "float32"
+    return mode.coverage == "all" or vector.core or dtype == mode.dtypes[0]
 
 
 def rejection_checks(adapter: Adapter, full: bool) -> Iterator[tuple[Rejection, Mode]]:

@@ -16,16 +16,15 @@ import hemspec.jax
 from hemspec_conformance.adapter import LOSSES, Call, Mode, Result
 
 NARROW = ("float32", "float16", "bfloat16")
-EAGER = Mode("eager", NARROW, coverage="float32")
-EAGER_X64 = Mode("eager-x64", ("float64",), coverage="float64")
-CLASS = Mode("class", NARROW, coverage="float32")
-JIT = Mode("jit", NARROW, reads_values=False, coverage="float32")
-JIT_X64 = Mode("jit-x64", reads_values=False, coverage="float32")
+EAGER = Mode("eager", NARROW, coverage="first dtype")
+CLASS = Mode("class", NARROW, coverage="core")
+JIT = Mode("jit", NARROW, reads_values=False, coverage="first dtype")
+JIT_X64 = Mode("jit-x64", ("float64", "float32", "bfloat16"), reads_values=False, coverage="first dtype")
 
 
 class JaxAdapter:
     name = "jax"
-    modes = (EAGER, EAGER_X64, CLASS, JIT, JIT_X64)
+    modes = (EAGER, CLASS, JIT, JIT_X64)
     argument_names: Mapping[str, str] = {}
     lenient_labels = False
 
@@ -34,7 +33,7 @@ class JaxAdapter:
 
     def run(self, call: Call, mode: Mode) -> Result:
         with (
-            jax.enable_x64(mode in (EAGER_X64, JIT_X64)),
+            jax.enable_x64(mode is JIT_X64),
             jax.numpy_dtype_promotion("strict"),
             jax.numpy_rank_promotion("raise"),
         ):

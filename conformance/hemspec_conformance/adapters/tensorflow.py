@@ -12,9 +12,9 @@ import hemspec.tensorflow
 from hemspec_conformance.adapter import Call, Mode, Result
 
 EAGER = Mode("eager")
-GRAPH = Mode("graph", reads_values=False, coverage="float32")
-UNKNOWN = Mode("graph-unknown-sizes", reads_values=False, static_shapes=False, coverage="float32")
-XLA = Mode("xla", reads_values=False, coverage="float32")
+GRAPH = Mode("graph", reads_values=False, coverage="first dtype")
+UNKNOWN = Mode("graph-unknown-sizes", reads_values=False, static_shapes=False, coverage="first dtype")
+XLA = Mode("xla", reads_values=False, coverage="first dtype")
 
 
 class TensorFlowAdapter:

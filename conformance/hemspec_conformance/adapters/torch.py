@@ -14,7 +14,7 @@ from hemspec_conformance.adapter import LOSSES, Array, Call, Mode, Result
 
 EAGER = Mode("eager")
 MODULE = Mode("module")
-GRAPH = Mode("graph", reads_values=False, coverage="float32")
+GRAPH = Mode("graph", reads_values=False, coverage="first dtype")
 """torch.compile(fullgraph=True) up to the traced graphs of forward and backward, run as they are."""
 COMPILED = Mode("compile", reads_values=False, coverage="core")
 """The whole of torch.compile(fullgraph=True): the code that Inductor generates."""
