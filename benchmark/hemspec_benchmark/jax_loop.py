@@ -30,7 +30,7 @@ PACKAGES = ("jax", "flax", "optax")
 
 
 class Block(nnx.Module):
-    """Convolution, batch norm if asked for, ReLU."""
+    """Convolution, batch norm if asked for, SiLU."""
 
     def __init__(self, before: int, after: int, *, batch_norm: bool, rngs: nnx.Rngs) -> None:
         self.convolution = nnx.Conv(before, after, (3, 3), rngs=rngs)
@@ -47,7 +47,7 @@ class Block(nnx.Module):
         x = self.convolution(x)
         if self.norm is not None:
             x = self.norm(x)
-        return nnx.relu(x)
+        return nnx.silu(x)
 
 
 class Network(nnx.Module):
@@ -73,7 +73,7 @@ class Network(nnx.Module):
         for index, block in enumerate(self.blocks):
             x = block(x)
             if index in POOL_AFTER:
-                x = nnx.max_pool(x, (2, 2), (2, 2))
+                x = nnx.avg_pool(x, (2, 2), (2, 2))
         return self.linear(x.reshape(len(x), -1))
 
 

@@ -18,8 +18,8 @@ class HyperParameters:
 
     SGD with momentum, the rate following a half cosine from epoch to epoch. The rate is constant inside an epoch
     because the frameworks disagree on where it enters: PyTorch and optax multiply the velocity by it, Keras
-    accumulates velocity already multiplied. With a constant rate the three are the same algorithm. After a change
-    Keras's velocity remembers the old rate for the dozen steps that momentum remembers anything.
+    accumulates velocity already multiplied. With a constant rate the three are the same algorithm; where it changes
+    the Keras loop makes up for it.
     """
 
     epochs: int = 15

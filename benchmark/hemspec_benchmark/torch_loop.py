@@ -46,9 +46,9 @@ def build_network(weights: Weights) -> nn.Module:
             norm.weight.data = torch.from_numpy(layer["scale"].copy())
             norm.bias.data = torch.from_numpy(layer["shift"].copy())
             layers.append(norm)
-        layers.append(nn.ReLU())
+        layers.append(nn.SiLU())
         if index in POOL_AFTER:
-            layers.append(nn.MaxPool2d(2))
+            layers.append(nn.AvgPool2d(2))
     linear = nn.Linear(*weights["kernel"].shape)
     # PyTorch flattens channels first.
     kernel = weights["kernel"].reshape(*FLAT, -1).transpose(2, 0, 1, 3).reshape(weights["kernel"].shape)

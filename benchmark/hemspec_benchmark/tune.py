@@ -10,7 +10,7 @@ from hemspec_benchmark.settings import Experiment, HyperParameters, Job
 from hemspec_benchmark.statistics import Summary, summarise
 
 GRID: Final = [
-    HyperParameters(epochs=epochs, learning_rate=rate) for epochs in (10, 15, 20) for rate in (0.01, 0.03, 0.1, 0.3)
+    HyperParameters(epochs=epochs, learning_rate=rate) for epochs in (10, 15, 20) for rate in (0.03, 0.1, 0.3, 1.0)
 ]
 
 
