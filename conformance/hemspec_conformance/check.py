@@ -26,6 +26,7 @@ class Place:
     case: str
     mode: str
     dtype: str
+    classes: int
 
     def __str__(self) -> str:
         return f"{self.target}: {self.loss}, case {self.case}, mode {self.mode}, {self.dtype}"
@@ -38,7 +39,9 @@ def compute_dtype(dtype: str) -> str:
 
 def check_vector(adapter: Adapter, vector: Vector, mode: Mode, dtype: str) -> float:
     """Run a vector and compare value and gradient: dtype, shape, elements. Returns the worst error in tolerances."""
-    place = Place(adapter.name, vector.call.loss, vector.name, mode.name, dtype)
+    place = Place(
+        adapter.name, vector.call.loss, vector.name, mode.name, dtype, vector.call.logits.shape[vector.call.axis]
+    )
     call = replace(vector.call, logits=vector.call.logits.astype(as_dtype(dtype)))
     result = adapter.run(call, mode)
     absent = absent_positions(call)
@@ -63,7 +66,7 @@ def compare(place: Place, what: str, got: Array, expected: Array, compute: str, 
     with np.errstate(over="ignore"):  # a gradient that half precision cannot hold overflows, as it should
         beyond = np.isinf(expected.astype(as_dtype(output)))
     expected = np.where(beyond, np.copysign(np.inf, expected), expected)
-    allowed = tolerance(place.loss, compute, output, expected)
+    allowed = tolerance(place.loss, place.classes, compute, output, expected)
     special = ~np.isfinite(expected)
     same = np.where(np.isnan(expected), np.isnan(numbers), numbers == expected)
     with np.errstate(invalid="ignore"):
@@ -104,7 +107,7 @@ def require_zero(place: Place, what: str, got: Array, absent: Any) -> None:
 
 def check_rejection(adapter: Adapter, rejection: Rejection, mode: Mode) -> None:
     """A bad argument gets an error that says so. A bad value that cannot be read gets NaN, never a plausible number."""
-    place = Place(adapter.name, rejection.call.loss, rejection.name, mode.name, rejection.call.logits.dtype.name)
+    place = Place(adapter.name, rejection.call.loss, rejection.name, mode.name, rejection.call.logits.dtype.name, 3)
     names = [adapter.argument_names.get(word, word) for word in rejection.words]
     try:
         result = adapter.run(rejection.call, mode)

@@ -67,7 +67,6 @@ def arguments_rejected(loss: str) -> list[Rejection]:
     static = [
         ("logits_integer", {"logits": LOGITS.astype(np.int32)}, ["logits", "floating", "int32"]),
         ("logits_one_class", {"logits": LOGITS[:, :1], "labels": np.zeros(4, int)}, ["logits", "2 classes"]),
-        ("logits_without_class_axis", {"logits": LOGITS[:, 0]}, ["labels", "shape", "()", "(4,)"]),
         ("labels_too_few", {"labels": LABELS[:3]}, ["labels", "shape", "(4,)", "(3,)"]),
         ("labels_boolean", {"labels": LABELS > 0}, ["labels", "integer", "bool"]),
         ("weights_wrong_shape", {"sample_weight": np.ones(3, np.float32)}, ["sample_weight", "(4,)", "(3,)"]),
@@ -80,6 +79,9 @@ def arguments_rejected(loss: str) -> list[Rejection]:
         active = call(loss, reduction="active_mean")
         rejections.append(Rejection("reduction_active_mean", active, ["reduction", "active_mean"], static=True))
     one_hot = np.eye(3, dtype=np.int64)[LABELS]
+    without_axis = call(loss, logits=LOGITS[:, 0])
+    words = ["labels", "shape", "()", "(4,)", "class axis"]
+    rejections.append(Rejection("logits_without_class_axis", without_axis, words, static=True, label_form=True))
     for name, labels, words in (
         ("labels_float", LABELS.astype(np.float32), ["labels", "integer", "float32"]),
         ("labels_one_hot", one_hot, ["labels", "(4,)", "(4, 3)", "one-hot"]),
