@@ -24,7 +24,7 @@ class HyperParameters:
 
     epochs: int = 15
     batch_size: int = 64
-    learning_rate: float = 0.03
+    learning_rate: float = 0.3
     momentum: float = 0.9
 
     def rate(self, epoch: int) -> float:
