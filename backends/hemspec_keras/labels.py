@@ -85,15 +85,16 @@ def integer_labels(y_true: Any, y_pred_shape: Shape, class_axis: int, *, ignore_
             shape = static_shape(y_true, "y_true")
         elif agree(shape, y_pred_shape) and (dtype == "bool" or dtype in FLOATING or "int" in dtype):
             y_true = xp.moveaxis(y_true, class_axis, -1)
-            ones = cast(xp.equal(y_true, cast(xp.ones_like(y_true), dtype)), "int32")
+            ones = cast(xp.equal(y_true, xp.ones_like(y_true)), "int32")
             zeros = cast(xp.equal(y_true, xp.zeros_like(y_true)), "int32")
             exact = (xp.sum(ones, -1) == 1) & (xp.sum(zeros, -1) == size - 1)
             indices = xp.where(exact, cast(xp.argmax(ones, -1), "int32"), no_class)
             return Labels(indices, shape[:class_axis] + shape[class_axis + 1 :], y_true, exact)
-    if dtype == "bool":
+    if dtype not in FLOATING and not dtype.startswith(("int", "uint")):
         raise TypeError(
-            f"y_true must hold integer class indices or one-hot rows of shape {show(y_pred_shape)}; got bool of shape"
-            f" {show(shape)}"
+            "y_true must hold integer class indices of shape"
+            f" {show([*y_pred_shape[:class_axis], *y_pred_shape[class_axis + 1 :]])} or one-hot rows of shape"
+            f" {show(y_pred_shape)}; got {dtype} of shape {show(shape)}"
         )
     indices, exact = y_true, True
     if dtype in FLOATING:
