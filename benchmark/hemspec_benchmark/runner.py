@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -68,20 +68,16 @@ def run(job: Job, on_result: Callable[[Result], None] = lambda result: None) -> 
     def follow(backend: str) -> None:
         with tempfile.TemporaryFile("w+", errors="replace") as errors:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "hemspec_benchmark.worker", backend],
-                stdin=subprocess.PIPE,
+                [sys.executable, "-m", "hemspec_benchmark.worker", backend, job.to_json()],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 text=True,
                 env={**os.environ, **ENVIRONMENT},
             )
             workers.append(worker)
-            assert worker.stdin is not None
             assert worker.stdout is not None
-            with worker, worker.stdin as job_to_do:
-                job_to_do.write(job.to_json())
-                job_to_do.close()
-                done = 0
+            done = 0
+            with worker:
                 for line in worker.stdout:
                     message: dict[str, Any] = json.loads(line)
                     outcome.versions.update(message.get("versions", {}))
@@ -102,8 +98,8 @@ def run(job: Job, on_result: Callable[[Result], None] = lambda result: None) -> 
     backends = sorted(job.backends, key=SLOWEST_FIRST.index)
     with ThreadPoolExecutor(PROCESSES) as pool:
         try:
-            for _ in pool.map(follow, backends):
-                pass
+            for followed in as_completed([pool.submit(follow, backend) for backend in backends]):
+                followed.result()
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for worker in workers:

@@ -1,7 +1,7 @@
-"""One framework's process: ``python -m hemspec_benchmark.worker torch``.
+"""One framework's process: ``python -m hemspec_benchmark.worker torch JOB``, the job as JSON.
 
-Reads the job from standard input, trains its cells and writes one JSON line after each to standard output. Frameworks
-are never in one process together: their thread pools would compete and their versions of shared libraries might.
+Trains the job's cells and writes one JSON line after each to standard output. Frameworks are never in one process
+together: their thread pools would compete and their versions of shared libraries might clash.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def main() -> None:
         def report(message: dict[str, Any]) -> None:
             print(json.dumps(message), file=reports, flush=True)
 
-        work(sys.argv[1], Job.from_json(sys.stdin.read()), report)
+        work(sys.argv[1], Job.from_json(sys.argv[2]), report)
 
 
 if __name__ == "__main__":
