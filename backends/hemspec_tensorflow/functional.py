@@ -405,7 +405,9 @@ def dice_loss(
     def per_image(rows: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(rows, list(range(0 if batch else 1, rows.shape.rank - 1)))
 
-    p = tf.nn.softmax(softmax_logits(positions, poison))
+    z = softmax_logits(positions, poison)
+    # XLA's exp in float32 turns NaN into numbers.
+    p = spoil(tf.nn.softmax(z), tf.reduce_any(tf.math.is_nan(z), -1))
     w = positions.weights[..., tf.newaxis]
     true = tf.cast(positions.true_class, p.dtype)
     predicted, present, overlap = per_image(w * p), per_image(w * true), per_image(w * p * true)

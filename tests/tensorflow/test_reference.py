@@ -58,13 +58,14 @@ def check(
     asked = asked or reductions(name)
     results = evaluate(getattr(hemspec.tensorflow, name), mode, z, y, asked, axis=axis, **constants, **options)
     reference = getattr(hemspec, name)
+    rtol = 1e-11 if z.dtype == np.float64 else 2e-5
     for reduction, (value, gradient) in zip(asked, results, strict=True):
         arguments = {"axis": axis, "reduction": reduction, **constants, **options}
         expected = reference(z, y, **arguments)
         assert value.dtype == expected.dtype
-        np.testing.assert_allclose(value, expected, rtol=1e-12, atol=1e-13, err_msg=f"value, {reduction}")
+        np.testing.assert_allclose(value, expected, rtol=rtol, atol=rtol / 10, err_msg=f"value, {reduction}")
         expected = reference.gradient(z, y, **arguments)
-        np.testing.assert_allclose(gradient, expected, rtol=1e-11, atol=1e-12, err_msg=f"gradient, {reduction}")
+        np.testing.assert_allclose(gradient, expected, rtol=rtol, atol=rtol / 10, err_msg=f"gradient, {reduction}")
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -90,8 +91,9 @@ def test_traced(evaluate: Any, rng: np.random.Generator, mode: str, case: str) -
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("mode", ["graph", "xla"])
 def test_traced_without_weights(evaluate: Any, rng: np.random.Generator, mode: str, case: str) -> None:
-    """XLA takes a mask that was cast to numbers for a mask: 0 * NaN is 0 to it."""
+    """In float32 under XLA, where NaN gets lost most easily: in exp, and in a mask cast to numbers times NaN."""
     z, y, _ = batch(rng, bad=True)
+    z = z.astype(np.float32 if mode == "xla" else np.float64)
     check(evaluate, mode, case, np.moveaxis(z, 1, -1), np.where(y == 99, 0, y), -1, ["none"])
 
 
