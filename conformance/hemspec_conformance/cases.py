@@ -123,6 +123,11 @@ def common(loss: str) -> Iterator[Case]:
     yield case("image_channels_first", z, y, axis=1, core=loss == "hem_loss")
     yield case("image_channels_first_none", z, y, axis=1, reduction="none", sample_weight=np.array([1.0, 0.5]))
     yield case("image_channels_last", z, y)
+    # Where sizes agree, a port that takes the wrong axis does not crash: it is only wrong.
+    z, y = draw(seed + 9, (3, 3), 3)
+    yield case("as_many_classes_as_positions", z[0], y[0])
+    yield case("cube_channels_first", z, y, axis=1)
+    yield case("cube_channels_last", z, y)
     z, y = draw(seed + 5, (), 5)
     yield case("one_position_without_axis", z, y)
     yield case("one_position_without_axis_none", z, y, reduction="none")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Callable
 
 from hemspec_conformance.adapter import Adapter, Mode
 from hemspec_conformance.check import check_rejection, check_vector
@@ -11,9 +11,9 @@ from hemspec_conformance.vectors import Vector
 
 
 def test_vector(
-    adapter: Adapter, vector: Vector, mode: Mode, dtype: str, record_property: pytest.RecordProperty
+    adapter: Adapter, vector: Vector, mode: Mode, dtype: str, record_property: Callable[[str, object], None]
 ) -> None:
-    record_property("worst", check_vector(adapter, vector, mode, dtype))
+    record_property(vector.call.loss, check_vector(adapter, vector, mode, dtype))
 
 
 def test_rejection(adapter: Adapter, rejection: Rejection, mode: Mode) -> None:
