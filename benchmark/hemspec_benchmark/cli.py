@@ -25,7 +25,7 @@ LossName = Enum("LossName", {name: name for name in LOSSES}, type=str)
 BackendName = Enum("BackendName", {name: name for name in BACKENDS}, type=str)
 
 DEFAULTS = HyperParameters()
-SEEDS = 5
+SEEDS = 4
 RESULTS = Path("results")
 ALL = "[dim]\\[default: all][/dim]"
 WITHOUT_BATCH_NORM = ("ce", "hem", "hem-mean")
