@@ -91,7 +91,11 @@ def curves(document: dict[str, Any], experiment: str, loss: str) -> str:
             _mean_and_seeds(left, backend, [cell["train_loss"] for cell in cells])
             _mean_and_seeds(right, backend, [cell["test_accuracy"] for cell in cells])
         left.set(xlabel="epoch", title="training loss")
-        left.set_ylim(bottom=0.0)
+        # A training that diverges leaves the plot rather than flattening the others.
+        losses = np.concatenate([line.get_ydata() for line in left.lines])
+        losses = losses[np.isfinite(losses)]
+        highest = 1.5 * np.quantile(losses, 0.95) if losses.size else 1.0
+        left.set_ylim(0.0, min(left.get_ylim()[1], highest) or 1.0)
         right.set(xlabel="epoch", title="test accuracy")
         # One scale for all losses, without the first epochs' climb.
         right.set_ylim(min(0.95, float(np.quantile(accuracies, 0.1))), 1.0)
@@ -108,13 +112,14 @@ def _cells(document: dict[str, Any], experiment: str, loss: str, backend: str) -
     ]
 
 
-def _mean_and_seeds(axes: Axes, backend: str, curves: Sequence[Sequence[float]]) -> None:
+def _mean_and_seeds(axes: Axes, backend: str, curves: Sequence[Sequence[float | None]]) -> None:
     name, colour, line = BACKENDS[backend]
-    epochs = np.arange(1, len(curves[0]) + 1)
+    values = np.array(curves, dtype=float)  # in the JSON file a loss that is not a number is null
+    epochs = np.arange(1, values.shape[1] + 1)
     marker = "." if len(epochs) == 1 else None
-    for curve in curves:
+    for curve in values:
         axes.plot(epochs, curve, color=colour, alpha=0.25, linewidth=0.7, zorder=1)
-    axes.plot(epochs, np.mean(curves, axis=0), color=colour, label=name, marker=marker, **line)
+    axes.plot(epochs, values.mean(axis=0), color=colour, label=name, marker=marker, **line)
 
 
 def _svg(figure: Figure, name: str) -> str:

@@ -72,8 +72,13 @@ def test_the_page(build: Build, untrained: Run) -> None:
     assert 'name="viewport"' in page
 
 
-def test_the_page_shows_a_disagreement(build: Build, untrained: Run) -> None:
-    untrained.results[0].training.step_losses[0] = math.nan
+def test_the_page_shows_a_disagreement_and_what_diverged(build: Build, untrained: Run) -> None:
+    for result in untrained.results:
+        if result.cell.loss == "ce":
+            result.training.step_losses[0] = math.nan
+            result.training.train_loss = [math.nan, math.inf] if result.cell.seed else [math.nan, math.nan]
+        if result.cell.loss == "mm":
+            result.training.train_loss = [1.0, 1e24]
     page = report.page(build(untrained))
     assert "The frameworks disagree" in page
     assert "The frameworks agree" not in page
