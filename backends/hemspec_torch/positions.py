@@ -152,8 +152,11 @@ def constant(
 
 def at_true_class(vector: Tensor, positions: Positions) -> Tensor:
     """A constant (a number or a vector over classes) at each position's true class, in the compute dtype."""
-    vector = vector.to(positions.logits.dtype)
-    return vector.expand(positions.logits.shape[-1])[positions.labels]
+    vector, labels = vector.to(positions.logits.dtype), positions.labels
+    if vector.ndim == 0:
+        return vector.expand(labels.shape)
+    # Not vector[labels]: under vmap a single label would have to be read.
+    return vector.index_select(0, labels.reshape(-1)).reshape(labels.shape)
 
 
 def add_up(values: Tensor, weights: Tensor, counts: Tensor, reduction: str) -> tuple[Tensor, Tensor | None]:

@@ -1,0 +1,167 @@
+"""Everything a contributor or a CI runs. ``nox -l`` lists the sessions; plain ``nox`` runs lint, types, tests,
+conformance of every backend, and build.
+
+All sessions share one environment with the tested stack (constraints.txt), because installing three frameworks takes
+longer than most sessions; it is made once and made again when pyproject.toml or constraints.txt change. hemspec itself
+goes into it as a wheel, freshly built in every run: what is tested is what users get, not the tree. Each framework runs
+in processes of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests", "conformance", "build"]
+nox.options.error_on_missing_interpreters = True
+nox.needs_version = ">=2024.4.15"
+
+ROOT = Path(__file__).parent
+WORK = ROOT / ".nox"
+STACK = WORK / "stack"
+EXTRAS = "torch,tensorflow,keras,jax,conformance,benchmark"
+TOOLS = ("ruff", "mypy", "pytest-xdist")
+BACKENDS = {
+    "numpy": {},
+    "torch": {},
+    "tensorflow": {},
+    "jax": {},
+    "keras-tensorflow": {"KERAS_BACKEND": "tensorflow"},
+    "keras-jax": {"KERAS_BACKEND": "jax"},
+    "keras-torch": {"KERAS_BACKEND": "torch"},
+}
+"""The targets of the conformance suite and of the tests, with the environment variables each needs."""
+
+QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "1"}
+"""One thread a process, since two processes share the cores; and TensorFlow's start-up messages off."""
+
+CHECKED = ["hemspec", "hemspec_torch", "hemspec_tensorflow", "hemspec_jax", "hemspec_keras", "hemspec_conformance"]
+"""Packages that are typed strictly, and whose examples run as tests."""
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """ruff: style, imports, likely bugs, formatting."""
+    stack(session)
+    run(session, "ruff", "check", ".")
+    run(session, "ruff", "format", "--check", ".")
+
+
+@nox.session(venv_backend="none")
+def types(session: nox.Session) -> None:
+    """mypy, strict."""
+    stack(session)
+    run(session, "mypy")
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Unit tests and the examples in docstrings, one framework a process. Arguments go to pytest: a path, -k ..."""
+    stack(session)
+    if session.posargs:
+        return pytest(session, *(str(ROOT / a) if a.startswith("tests/") else a for a in session.posargs))
+    pytest(session, *map(str, sorted((ROOT / "tests").glob("test_*.py"))), ROOT / "tests/conformance", "-n2")
+    pytest(session, "--doctest-modules", "--pyargs", "hemspec.reference", "hemspec.margins")
+    for backend, variables in BACKENDS.items():
+        if backend == "numpy":
+            continue
+        package = backend.split("-")[0]
+        pytest(session, ROOT / "tests" / package, "-n2", **variables)
+        pytest(session, "--doctest-modules", "--pyargs", f"hemspec_{package}", **variables)
+    return pytest(session, ROOT / "tests/benchmark")
+
+
+@nox.session(venv_backend="none")
+@nox.parametrize("backend", list(BACKENDS))
+def conformance(session: nox.Session, backend: str) -> None:
+    """The conformance suite on one backend; ``nox -s "conformance(backend='torch')" -- --full`` asks everything."""
+    stack(session)
+    suite = ["-p", "hemspec_conformance.plugin", "--pyargs", "hemspec_conformance", "--target", backend]
+    pytest(session, *suite, "-n2", *session.posargs, config=None, **BACKENDS[backend])
+
+
+@nox.session(venv_backend="none")
+def benchmark(session: nox.Session) -> None:
+    """Train the same network with every loss in every framework; results/report.html shows what came out."""
+    stack(session)
+    run(
+        session,
+        "hemspec-benchmark",
+        "quick",
+        "--output",
+        "results",
+        *session.posargs,
+        env={"TF_CPP_MIN_LOG_LEVEL": "2"},
+    )
+
+
+@nox.session
+def build(session: nox.Session) -> None:
+    """The wheel and the sdist, installed with NumPy alone, outside the tree: no framework, helpful errors."""
+    session.install("build", "hatchling", *constraints())
+    target = Path(session.create_tmp()) / "dist"
+    shutil.rmtree(target, ignore_errors=True)
+    session.run("python", "-m", "build", "--no-isolation", "--outdir", str(target), str(ROOT), silent=True)
+    (wheel,) = target.glob("*.whl")
+    session.install(f"{wheel}[conformance]", *constraints())
+    session.chdir(session.create_tmp())
+    session.run("pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", str(ROOT / "tests/bare"))
+    suite = ["-p", "hemspec_conformance.plugin", "--pyargs", "hemspec_conformance", "--target", "numpy"]
+    session.run("pytest", "-q", *suite)
+
+
+@nox.session(default=False, venv_backend="none")
+def vectors(session: nox.Session) -> None:
+    """Make the frozen vectors again from the tree; ``-- --check`` compares instead of writing."""
+    stack(session)
+    source = os.pathsep.join([str(ROOT), str(ROOT / "conformance")])
+    run(session, "python", "-m", "hemspec_conformance.vectors", *session.posargs, env={"PYTHONPATH": source})
+
+
+def constraints() -> list[str]:
+    return ["--constraint", str(ROOT / "constraints.txt")]
+
+
+def stack(session: nox.Session) -> None:
+    """Make the shared environment if it is missing or out of date, and install a wheel of this tree into it."""
+    recipe = hashlib.sha256()
+    for part in (ROOT / "pyproject.toml", ROOT / "constraints.txt"):
+        recipe.update(part.read_bytes())
+    recipe.update(" ".join([sys.version, EXTRAS, *TOOLS]).encode())
+    stamp = STACK / "recipe"
+    if not stamp.exists() or stamp.read_text() != recipe.hexdigest():
+        shutil.rmtree(STACK, ignore_errors=True)
+        session.run(sys.executable, "-m", "venv", str(STACK), external=True)
+        pip(session, "install", *constraints(), f"{ROOT}[{EXTRAS}]", *TOOLS)
+        stamp.write_text(recipe.hexdigest())
+    if not getattr(stack, "installed", False):
+        wheels = WORK / "wheels"
+        shutil.rmtree(wheels, ignore_errors=True)
+        pip(session, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT))
+        pip(session, "install", "--no-deps", "--force-reinstall", *map(str, wheels.glob("*.whl")))
+        stack.installed = True  # type: ignore[attr-defined]  # once for all sessions of a run
+
+
+def pip(session: nox.Session, *arguments: str) -> None:
+    # Not through `run`: pip upgrades itself in no session.
+    session.run(str(STACK / "bin/python"), "-m", "pip", "--disable-pip-version-check", "-q", *arguments, external=True)
+
+
+def run(session: nox.Session, program: str, *arguments: str, env: dict[str, str] | None = None) -> None:
+    """A program of the shared environment."""
+    path = os.pathsep.join([str(STACK / "bin"), os.environ["PATH"]])
+    session.run(str(STACK / "bin" / program), *arguments, external=True, env={**QUIET, "PATH": path, **(env or {})})
+
+
+def pytest(session: nox.Session, *arguments: object, config: Path | None = ROOT / "pyproject.toml", **env: str) -> None:
+    """pytest outside the tree, so that it cannot import from it."""
+    outside = WORK / "outside"
+    outside.mkdir(exist_ok=True)
+    options = ["-q", "-p", "no:cacheprovider", *(["-c", str(config)] if config else [])]
+    with session.chdir(outside):
+        run(session, "pytest", *options, *map(str, arguments), env=env)
