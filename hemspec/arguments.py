@@ -143,7 +143,7 @@ def representable(value: int, dtype: str) -> bool:
     """
     bits = int(dtype.lstrip("uint"))
     low, high = (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return low <= value <= high
+    return bool(low <= value <= high)
 
 
 def check_constant_dtype(dtype: str, name: str) -> None:

@@ -63,7 +63,7 @@ class _Loss(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Let `fn` move the buffers, not round them: a margin keeps its digits through ``.half()``."""
         exact = dict(self._buffers)
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for name, buffer in exact.items():
             moved = self._buffers[name]
             if buffer is not None and moved is not None:

@@ -57,7 +57,7 @@ def draw(seed: int, shape: Sequence[int], classes: int, margins: Any = 1.03) -> 
 
 def constants_of(loss: str, classes: int) -> dict[str, Any]:
     """Values for the constants that are not the defaults, so that ignoring one is noticed."""
-    return {
+    constants: dict[str, dict[str, Any]] = {
         "hem_loss": {"margin": 1.03},
         "multi_margin_loss": {"margin": 1.03},
         "cross_entropy_loss": {},
@@ -65,7 +65,8 @@ def constants_of(loss: str, classes: int) -> dict[str, Any]:
         "logit_norm_loss": {"temperature": 0.25},
         "logit_adjusted_loss": {"class_counts": 1.0 + np.arange(classes) ** 2, "temperature": 1.25},
         "dice_loss": {"smooth": 0.5},
-    }[loss]
+    }
+    return constants[loss]
 
 
 def reductions_of(loss: str) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ ONES = np.ones(4, np.float32)
 
 def arguments_rejected(loss: str) -> list[Rejection]:
     """What every loss refuses."""
-    static = [
+    static: list[tuple[str, dict[str, Any], list[str]]] = [
         ("logits_integer", {"logits": LOGITS.astype(np.int32)}, ["logits", "floating", "int32"]),
         ("logits_one_class", {"logits": LOGITS[:, :1], "labels": np.zeros(4, int)}, ["logits", "2 classes"]),
         ("labels_too_few", {"labels": LABELS[:3]}, ["labels", "shape", "(4,)", "(3,)"]),

@@ -107,7 +107,7 @@ def generate() -> dict[str, str]:
         vectors = []
         for case in (case for case in CASES if case.call.loss == loss):
             value, gradient = reference_answer(case.call)
-            vectors.append(to_json(Vector(case.name, case.call, value, gradient, case.dtypes, case.core)))
+            vectors.append(to_json(Vector(case.name, case.call, value, gradient, tuple(case.dtypes), case.core)))
         lines = ",\n".join(json.dumps(vector, allow_nan=False) for vector in vectors)
         header = f'"spec_version": {SPEC_VERSION}, "generator": "{GENERATOR}", "loss": "{loss}"'
         name = f"{loss.removesuffix('_loss')}.json"
@@ -154,8 +154,12 @@ def differences() -> list[str]:
             vector = from_json(fresh["loss"], data)
             old = frozen.pop((vector.call.loss, vector.name), None)
             inputs = {k: v for k, v in data.items() if k not in ("value", "gradient")}
-            same = old is not None and {k: v for k, v in to_json(old).items() if k in inputs} == inputs
-            if not same or not (agree(old.value, vector.value) and agree(old.gradient, vector.gradient)):
+            if (
+                old is None
+                or {k: v for k, v in to_json(old).items() if k in inputs} != inputs
+                or not agree(old.value, vector.value)
+                or not agree(old.gradient, vector.gradient)
+            ):
                 stale.append(f"{vector.call.loss}: {vector.name}")
     return stale + [f"{loss}: {name} (no longer made)" for loss, name in frozen]
 
