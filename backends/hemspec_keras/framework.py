@@ -36,35 +36,37 @@ def select_framework(name: str) -> Framework:
         def replicas() -> int:
             return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
-        return Framework(tensorflow_functions, call_with_axis, read_tensorflow, replicas)
+        return Framework(tensorflow_functions, call_directly, read_tensorflow, replicas)
     if name == "jax":
         from hemspec_jax import functional as jax_functions
         from hemspec_jax.positions import read as read_jax
 
-        return Framework(jax_functions, call_with_axis, read_jax)
+        return Framework(jax_functions, call_directly, read_jax)
     if name == "torch":
+        import torch
+
         from hemspec_torch import functional as torch_functions
         from hemspec_torch.positions import read as read_torch
 
-        return Framework(torch_functions, call_without_axis, read_torch)
+        def call_torch(
+            function: Callable[..., Any], y_pred: Any, labels: Any, *, axis: int, sample_weight: Any, **options: Any
+        ) -> Any:
+            """The class axis is the second one, and arguments are tensors alone; Keras would refuse some dtypes."""
+            if isinstance(sample_weight, np.ndarray):
+                sample_weight = torch.as_tensor(sample_weight.astype(np.float64), device=y_pred.device)
+            labels = torch.as_tensor(labels, device=y_pred.device)
+            y_pred = y_pred.movedim(axis, min(1, y_pred.ndim - 1))
+            return function(y_pred, labels, sample_weight=sample_weight, **options)
+
+        return Framework(torch_functions, call_torch, read_torch)
     raise ImportError(
         f"hemspec.keras runs on Keras's backends 'tensorflow', 'jax' and 'torch'; KERAS_BACKEND is {name!r}"
     )
 
 
-def call_with_axis(function: Callable[..., Any], y_pred: Any, labels: Any, **options: Any) -> Any:
+def call_directly(function: Callable[..., Any], y_pred: Any, labels: Any, **options: Any) -> Any:
     """TensorFlow and JAX take the class axis as an argument, and NumPy arrays as they are."""
     return function(y_pred, labels, **options)
-
-
-def call_without_axis(
-    function: Callable[..., Any], y_pred: Any, labels: Any, *, axis: int, sample_weight: Any, **options: Any
-) -> Any:
-    """PyTorch has the class axis second, and takes tensors alone."""
-    if sample_weight is not None:
-        sample_weight = ops.convert_to_tensor(sample_weight)
-    y_pred = ops.moveaxis(y_pred, axis, min(1, len(y_pred.shape) - 1))
-    return function(y_pred, ops.convert_to_tensor(labels), sample_weight=sample_weight, **options)
 
 
 FRAMEWORK = select_framework(keras.backend.backend())

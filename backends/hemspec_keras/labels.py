@@ -35,12 +35,11 @@ class Labels(NamedTuple):
 
     def not_ignored(self, ignore_class: int | None) -> Any:
         """Bool: whether the label is not `ignore_class`, the two compared as mathematical integers."""
-        dtype = dtype_name(self.indices)
-        if ignore_class is None or not representable(ignore_class, dtype):
-            return ops.ones_like(self.indices, dtype="bool")
+        if ignore_class is None or not representable(ignore_class, dtype_name(self.indices)):
+            return ops.convert_to_tensor(self.indices == self.indices)  # all of them
         if isinstance(self.indices, np.ndarray):
             return ops.convert_to_tensor(self.indices != ignore_class)
-        return ops.not_equal(self.indices, ops.cast(ignore_class, dtype))
+        return ops.not_equal(self.indices, ops.cast(ignore_class, dtype_name(self.indices)))
 
     def check_values(self, exists: Any, weights: Any, classes: int | None) -> None:
         """Weights are numbers >= 0 and labels are classes, as far as they can be read. What came is in the message."""

@@ -28,7 +28,7 @@ from hemspec.arguments import (
     read_constant,
     read_number,
 )
-from hemspec_keras.framework import FRAMEWORK, dtype_name, loss_function_named, static_shape
+from hemspec_keras.framework import FRAMEWORK, as_array, dtype_name, loss_function_named, static_shape
 from hemspec_keras.labels import integer_labels
 from hemspec_keras.weights import checked, get_keras_mask, masked, with_rank
 
@@ -81,7 +81,7 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
     def _hold(self, name: str, value: Any, *, scalar: bool = True, positive: bool = False) -> None:
         """Keep a margin or another constant: a float, or a list of floats, which a configuration can hold."""
         if ops.is_tensor(value) or isinstance(value, keras.Variable):
-            value = ops.convert_to_numpy(value)
+            value = ops.convert_to_numpy(as_array(value, name))
         array = read_constant(value, name=name, positive=positive)
         check_per_class(array.shape, None, name=name, scalar=scalar)
         setattr(self, name, array.tolist())

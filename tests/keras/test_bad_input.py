@@ -1,0 +1,152 @@
+"""What cannot be right is an error where it can be read, and a NaN loss where it cannot; never a plausible number."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("keras", reason="Keras is not installed")
+pytest.importorskip(os.environ["KERAS_BACKEND"], reason="the backend that KERAS_BACKEND names is not installed")
+import keras
+from keras import ops
+
+import hemspec_keras.framework
+from hemspec.keras import CrossEntropyLoss, DiceLoss, FocalLoss, HEMLoss, LogitAdjustedLoss, LogitNormLoss
+
+# Keras's own conversion to NumPy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+Z = np.array([[0.0, 2.0, 1.0, 0.5], [1.0, 1.5, 0.0, -3.0]], np.float32)
+Y = np.array([0, 0])
+SOFT = np.array([[0.9, 0.1, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])
+NAN = float("nan")
+
+WRONG: dict[str, tuple[Any, type[Exception], str]] = {
+    "probabilities": (lambda: HEMLoss(from_logits=False), ValueError, "takes logits only: from_logits=False"),
+    "from_logits": (lambda: HEMLoss(from_logits="no"), TypeError, "from_logits must be True or False"),
+    "margin": (lambda: HEMLoss(margin=-1), ValueError, "margin must be finite and >= 0; got -1.0"),
+    "margins": (lambda: HEMLoss(margin=[1.0, NAN]), ValueError, "margin.*nan at index 1"),
+    "matrix of margins": (lambda: HEMLoss(margin=[[1.0]]), ValueError, r"margin.*got shape \(1, 1\)"),
+    "gamma": (lambda: FocalLoss(gamma=-1), ValueError, "gamma must be finite and >= 0"),
+    "alpha": (lambda: FocalLoss(alpha=0.25), ValueError, "alpha must be a vector"),
+    "temperature": (lambda: LogitNormLoss(temperature=0), ValueError, "temperature must be finite and > 0"),
+    "counts": (lambda: LogitAdjustedLoss(class_counts=[1, 0]), ValueError, "class_counts.*0.0 at index 1"),
+    "smooth": (lambda: DiceLoss(smooth=-1), ValueError, "smooth must be finite and >= 0"),
+    "batch": (lambda: DiceLoss(batch=1), TypeError, "batch must be True or False"),
+    "reduction": (lambda: HEMLoss(reduction="avg"), ValueError, "'active_mean', 'sum_over_batch_size'.*got 'avg'"),
+    "active_mean": (lambda: CrossEntropyLoss(reduction="active_mean"), ValueError, "only HEM and multi-class margin"),
+    "ignore_class": (lambda: HEMLoss(ignore_class=1.5), TypeError, "ignore_class must be an integer or None"),
+    "axis type": (lambda: HEMLoss(axis="last"), TypeError, "axis must be an integer"),
+    "axis": (lambda: HEMLoss(axis=2)(Y, Z), ValueError, r"axis must lie in \[-2, 2\)"),
+    "positional": (lambda: HEMLoss(1.0), TypeError, "positional"),
+    "integer y_pred": (lambda: HEMLoss()(Y, Z.astype(np.int32)), TypeError, "y_pred must be floating point"),
+    "one class": (lambda: HEMLoss()(Y, Z[:, :1]), ValueError, "y_pred must have at least 2 classes.*two logits"),
+    "y_pred (N,)": (lambda: HEMLoss()(Y, Z[0, :2]), ValueError, "y_true must lie in|y_true must hold"),
+    "fractions": (lambda: HEMLoss()([0.5, 0.0], Z), ValueError, "y_true must hold integer.*got 0.5 at index 0"),
+    "NaN label": (lambda: HEMLoss()([0.0, NAN], Z), ValueError, "y_true must hold integer.*got nan at index 1"),
+    "infinite label": (lambda: HEMLoss()([0.0, np.inf], Z), ValueError, "y_true must hold integer.*got inf at index 1"),
+    "soft labels": (lambda: HEMLoss()(SOFT, Z), ValueError, r"soft labels are not supported.*\[0.9, 0.1, 0.0, 0.0\]"),
+    "soft tensor": (lambda: HEMLoss()(ops.convert_to_tensor(SOFT, "float32"), Z), ValueError, "soft labels"),
+    "two ones": (lambda: HEMLoss()([[1, 1, 0, 0], [1, 0, 0, 0]], Z), ValueError, "one-hot.*at index 0"),
+    "no one": (lambda: HEMLoss()([[0, 0, 0, 0], [1, 0, 0, 0]], Z), ValueError, "one-hot.*at index 0"),
+    "bool": (lambda: HEMLoss()([True, False], Z), TypeError, r"one-hot rows of shape \(2, 4\); got bool"),
+    "words": (lambda: HEMLoss()(["a", "b"], Z), TypeError, "y_true must hold integer class indices"),
+    "no labels": (lambda: HEMLoss()(None, Z), TypeError, "y_true must be a tensor or an array; got NoneType"),
+    "too few labels": (lambda: HEMLoss()(Y[:1], Z), ValueError, r"y_true.*expected \(2,\).*y_pred.*got \(1,\)"),
+    "too large": (lambda: HEMLoss()([0, 4], Z), ValueError, r"y_true must lie in \[0, 4\).*got 4 at index 1"),
+    "too large, float": (lambda: HEMLoss()([0.0, 4.0], Z), ValueError, "y_true.*got 4 at index 1"),
+    "negative": (lambda: HEMLoss()([-100, 0], Z), ValueError, "y_true.*got -100 at index 0"),
+    "one weight": (lambda: HEMLoss()(Y, Z, 0.5), ValueError, r"sample_weight.*\(2,\); got \(\)"),
+    "negative weight": (lambda: HEMLoss()(Y, Z, [1.0, -1.0]), ValueError, "sample_weight.*-1.0 at index 1"),
+    "weights' shape": (lambda: HEMLoss()(Y, Z, [1.0]), ValueError, r"sample_weight.*got \(1,\)"),
+    "margins' length": (lambda: HEMLoss(margin=[1.0, 2.0])(Y, Z), ValueError, r"margin.*\(4,\).*got shape \(2,\)"),
+    "terms": (lambda: HEMLoss(reduction="sum").terms(Y, Z), ValueError, r"terms\(...\).*got 'sum'"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_readable(case: str) -> None:
+    call, error, message = WRONG[case]
+    with pytest.raises(error, match=message):
+        call()
+
+
+@pytest.mark.parametrize("y_true", [[0.5, 0.0], [99, 0], SOFT], ids=["fraction", "too large", "soft"])
+def test_labels_of_weight_zero_are_not_looked_at(y_true: Any) -> None:
+    assert float(HEMLoss()(y_true, Z, [0.0, 1.0])) == 1.5
+
+
+def traced(loss: Any, *arguments: Any) -> Any:
+    """Value and gradient in the logits, traced: where a backend traces, nothing can be read."""
+    arguments = tuple(ops.convert_to_tensor(x) for x in arguments)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function
+        def function(y_true: Any, y_pred: Any, *weight: Any) -> Any:
+            with tf.GradientTape() as tape:
+                tape.watch(y_pred)
+                value = loss(y_true, y_pred, *weight)
+            return value, tape.gradient(value, y_pred)
+
+        value, gradient = function(*arguments)
+    else:
+        import jax
+
+        function = jax.jit(jax.value_and_grad(lambda y_pred, y_true, *weight: loss(y_true, y_pred, *weight)))
+        value, gradient = function(arguments[1], arguments[0], *arguments[2:])
+    return ops.convert_to_numpy(value), ops.convert_to_numpy(gradient)
+
+
+UNREADABLE: dict[str, Any] = {
+    "too large": [4, 0],
+    "negative": [-1, 0],
+    "fraction": np.float32([0.5, 0.0]),
+    "NaN": np.float32([NAN, 0.0]),
+    "huge": np.float32([1e30, 0.0]),
+    "soft": SOFT.astype(np.float32),
+    "two ones": np.int32([[1, 1, 0, 0], [1, 0, 0, 0]]),
+}
+
+
+@pytest.mark.skipif(os.environ["KERAS_BACKEND"] == "torch", reason="Keras does not trace on PyTorch by default")
+@pytest.mark.parametrize("case", UNREADABLE)
+@pytest.mark.parametrize("ignore_class", [None, -1])
+def test_unreadable(case: str, ignore_class: int | None) -> None:
+    if case == "negative" and ignore_class == -1:
+        ignore_class = -2
+    value, gradient = traced(HEMLoss(reduction="sum", ignore_class=ignore_class), UNREADABLE[case], Z)
+    assert np.isnan(value)
+    assert np.isnan(gradient[0]).all()
+    assert np.isfinite(gradient[1]).all()
+
+
+@pytest.mark.skipif(os.environ["KERAS_BACKEND"] == "torch", reason="Keras does not trace on PyTorch by default")
+def test_unreadable_weight() -> None:
+    value, gradient = traced(HEMLoss(), Y, Z, [-1.0, 1.0])
+    assert np.isnan(value)
+    assert np.isnan(gradient[0]).all()
+
+
+def test_another_backend_is_refused_by_name() -> None:
+    with pytest.raises(ImportError, match="'tensorflow', 'jax' and 'torch'; KERAS_BACKEND is 'numpy'"):
+        hemspec_keras.framework.select_framework("numpy")
+
+
+@pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "tensorflow", reason="only TensorFlow leaves sizes open")
+def test_sizes_that_must_be_known() -> None:
+    import tensorflow as tf
+
+    def traced(*shape: int | None, rank: bool = True) -> Any:
+        signature = [tf.TensorSpec(shape if rank else None, tf.int64), tf.TensorSpec([None, 4])]
+        return tf.function(lambda y_true, y_pred: HEMLoss()(y_true, y_pred), input_signature=signature)
+
+    assert float(traced(None)(Y, Z)) == float(traced(None, 1)(Y[:, None], Z)) == 2.0
+    assert float(traced(None, 4)(np.eye(4)[Y], Z)) == 2.0
+    with pytest.raises(ValueError, match=r"y_true of shape \(\?, \?\).*must be known"):
+        traced(None, None)(Y[:, None], Z)
+    with pytest.raises(ValueError, match="y_true must have a known number of axes"):
+        traced(rank=False)(Y, Z)

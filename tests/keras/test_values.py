@@ -1,0 +1,221 @@
+"""Keras losses give the reference's values, whatever form labels, weights and masks come in."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hemspec
+
+pytest.importorskip("keras", reason="Keras is not installed")
+pytest.importorskip(os.environ["KERAS_BACKEND"], reason="the backend that KERAS_BACKEND names is not installed")
+import keras
+from keras import ops
+
+import hemspec.keras
+
+# Keras's own conversion to NumPy.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+C = 5
+CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "hem": ("HEMLoss", "hem_loss", {"margin": [0.5, 1.0, 2.0, 0.0, 1.5]}),
+    "multi-margin": ("MultiMarginLoss", "multi_margin_loss", {"margin": 0.5}),
+    "cross-entropy": ("CrossEntropyLoss", "cross_entropy_loss", {}),
+    "focal": ("FocalLoss", "focal_loss", {"gamma": 0.5, "alpha": [1.0, 2.0, 0.5, 0.0, 1.0]}),
+    "logit-norm": ("LogitNormLoss", "logit_norm_loss", {"temperature": 0.3}),
+    "logit-adjusted": ("LogitAdjustedLoss", "logit_adjusted_loss", {"class_counts": [5, 4, 3, 2, 1]}),
+    "dice": ("DiceLoss", "dice_loss", {"smooth": 0.5}),
+    "dice, batch": ("DiceLoss", "dice_loss", {"batch": True}),
+}
+LABEL_FORMS: dict[str, Any] = {
+    "int64": lambda y: y,
+    "uint8": lambda y: y.astype(np.uint8),
+    "list": lambda y: y.tolist(),
+    "axis of size 1": lambda y: y[..., None],
+    "float32": lambda y: y.astype(np.float32),
+    "float64, axis of size 1": lambda y: y.astype(np.float64)[..., None],
+    "one-hot": lambda y: np.eye(C)[y],
+    "one-hot, bool": lambda y: np.eye(C, dtype=bool)[y],
+    "one-hot, int": lambda y: np.eye(C, dtype=np.int32)[y],
+    "tensor": lambda y: ops.convert_to_tensor(y, dtype="int32"),
+    "tensor, float16": lambda y: ops.convert_to_tensor(y, dtype="float16"),
+    "tensor, uint8": lambda y: ops.convert_to_tensor(y, dtype="uint8"),
+    "tensor, one-hot": lambda y: ops.convert_to_tensor(np.eye(C)[y], dtype="float32"),
+    "tensor, one-hot, bool": lambda y: ops.convert_to_tensor(np.eye(C)[y], dtype="bool"),
+}
+
+
+def batch(rng: np.random.Generator) -> tuple[Any, Any, Any]:
+    z = rng.normal(size=(4, 3, C)).astype(np.float32)
+    y = rng.integers(0, C, (4, 3))
+    w = rng.uniform(0.5, 2.0, (4, 3)).astype(np.float32)
+    w[1, 1], z[1, 1] = 0.0, np.nan
+    return z, y, w
+
+
+def with_mask(y_pred: Any, mask: Any) -> Any:
+    """Logits with the mask that a Masking or an Embedding layer would have attached to them."""
+    layer = keras.layers.Masking(mask_value=-1.0)
+    marked = ops.convert_to_tensor(np.where(mask, 1.0, -1.0)[..., None].astype(np.float32))
+    y_pred = ops.convert_to_tensor(y_pred)
+    keras.src.backend.set_keras_mask(y_pred, keras.src.backend.get_keras_mask(layer(marked)))
+    return y_pred
+
+
+def close(value: Any, expected: Any) -> None:
+    np.testing.assert_allclose(ops.convert_to_numpy(value), expected, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reductions(rng: np.random.Generator, case: str) -> None:
+    class_name, function_name, constants = CASES[case]
+    cls, reference = getattr(hemspec.keras, class_name), getattr(hemspec, function_name)
+    z, y, w = batch(rng)
+    for reduction, name in [
+        (None, "none"), ("none", "none"), ("sum", "sum"), ("mean", "mean"), ("mean_with_sample_weight", "mean"),
+        *([("active_mean", "active_mean")] if "margin" in constants else []),
+    ]:  # fmt: skip
+        loss = cls(reduction=reduction, ignore_class=2, **constants)
+        expected = reference(z, y, sample_weight=w, ignore_index=2, reduction=name, **constants)
+        close(loss(y, z, w), expected)
+        if name in ("mean", "active_mean"):
+            terms = reference.terms(z, y, sample_weight=w, ignore_index=2, reduction=name, **constants)
+            for value, expected in zip(loss.terms(y, z, w), terms, strict=True):
+                close(value, expected)
+    finite = np.nan_to_num(z)
+    default = cls(**constants)
+    assert default.reduction == ("active_mean" if class_name == "HEMLoss" else "mean")
+    close(default(y, finite), reference(finite, y, ignore_index=None, **constants))
+    close(default.call(y, finite), reference(finite, y, ignore_index=None, reduction="none", **constants))
+
+
+@pytest.mark.parametrize("form", LABEL_FORMS)
+@pytest.mark.parametrize("case", ["hem", "dice"])
+def test_forms_of_labels(rng: np.random.Generator, case: str, form: str) -> None:
+    class_name, function_name, constants = CASES[case]
+    z, y, w = batch(rng)
+    loss = getattr(hemspec.keras, class_name)(ignore_class=2, **constants)
+    value = loss(LABEL_FORMS[form](y), z, w)
+    assert float(value) == float(loss(y, z, w))
+    close(value, getattr(hemspec, function_name)(z, y, sample_weight=w, ignore_index=2, **constants))
+
+
+@pytest.mark.parametrize("form", ["int64", "one-hot", "axis of size 1"])
+def test_class_axis(rng: np.random.Generator, form: str) -> None:
+    z, y, w = batch(rng)
+    expected = hemspec.hem_loss(z, y, sample_weight=w)
+    y_true = LABEL_FORMS[form](y)
+    if np.ndim(y_true) == 3:
+        y_true = np.moveaxis(y_true, -1, 1)
+    close(hemspec.keras.HEMLoss(axis=1)(y_true, np.moveaxis(z, -1, 1), w), expected)
+
+
+def test_one_position() -> None:
+    for y_true in (0, [0], [1, 0, 0, 0], np.float32(0.0)):
+        close(hemspec.keras.HEMLoss()(y_true, [1.0, 1.5, 0.0, -3.0]), 1.5)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_no_positions(case: str) -> None:
+    class_name, _, constants = CASES[case]
+    for reduction in ("mean", "sum", "sum_over_batch_size"):
+        loss = getattr(hemspec.keras, class_name)(reduction=reduction, **constants)
+        assert float(loss(np.zeros((0, 3), int), np.zeros((0, 3, C), np.float32))) == 0
+        assert float(loss(np.ones((4, 3), int), np.full((4, 3, C), np.nan, np.float32), np.zeros(4))) == 0
+
+
+@pytest.mark.parametrize("weights", ["none", "(N,)", "(N, T)", "(N, T, 1)", "bool"])
+@pytest.mark.parametrize("case", ["hem", "cross-entropy", "dice"])
+def test_mask_is_weight_zero(rng: np.random.Generator, case: str, weights: str) -> None:
+    class_name, function_name, constants = CASES[case]
+    z, y, w = batch(rng)
+    mask = rng.uniform(size=y.shape) > 0.4
+    z, y = np.where(mask[..., None], np.nan_to_num(z), np.nan), np.where(mask, y, 77)
+    given = {"none": None, "(N,)": w[:, 0], "(N, T)": w, "(N, T, 1)": w[..., None], "bool": w > 1}[weights]
+    full = (
+        np.ones_like(w)
+        if given is None
+        else w[:, :1]
+        if weights == "(N,)"
+        else np.where(w > 1, 1, 0)
+        if weights == "bool"
+        else w
+    )
+    expected = getattr(hemspec, function_name)(z, y, sample_weight=np.where(mask, full, 0), **constants)
+    if weights == "(N, T)":
+        given = np.where(mask, w, np.nan)  # masked is masked, whatever the weight
+    close(getattr(hemspec.keras, class_name)(**constants)(y, with_mask(z, mask), given), expected)
+
+
+def test_square_batches_weigh_samples_not_steps(rng: np.random.Generator) -> None:
+    """Keras lines (N,) weights up with the last axis where N = T."""
+    z, y, w = rng.normal(size=(3, 3, C)).astype(np.float32), rng.integers(0, C, (3, 3)), np.array([1.0, 0.0, 2.0])
+    expected = hemspec.cross_entropy_loss(z, y, sample_weight=np.repeat(w[:, None], 3, 1))
+    close(hemspec.keras.CrossEntropyLoss()(y, z, w), expected)
+
+
+@pytest.mark.parametrize("ignore_class", [None, 0, 2, -1, 255])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sum_over_batch_size_is_keras_own(
+    rng: np.random.Generator, ignore_class: int | None, masked: bool, weighted: bool
+) -> None:
+    """Positions neither ignored nor masked are counted, whatever their weights."""
+    z, y, w = rng.normal(size=(4, 3, C)).astype(np.float32), rng.integers(0, C, (4, 3)), rng.uniform(size=(4, 3))
+    if ignore_class is not None:
+        y[0, 1] = y[2, 2] = ignore_class
+    w[3] = 0.0
+    y_pred = with_mask(z, rng.uniform(size=y.shape) > 0.4) if masked else z
+    options: dict[str, Any] = {"ignore_class": ignore_class, "reduction": "sum_over_batch_size"}
+    theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True, **options)
+    weights = w if weighted else None
+    close(hemspec.keras.CrossEntropyLoss(**options)(y, y_pred, weights), float(theirs(y, y_pred, weights)))
+
+
+def test_sum_over_batch_size_counts_images_for_dice(rng: np.random.Generator) -> None:
+    z, y, w = batch(rng)
+    y[0] = 2
+    total = hemspec.dice_loss(z, y, sample_weight=w, ignore_index=2, reduction="sum")
+    loss = hemspec.keras.DiceLoss(ignore_class=2, reduction="sum_over_batch_size")
+    close(loss(y, z, w), total / 3)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_precision_depends_on_the_logits_only(rng: np.random.Generator, backend: str, dtype: str) -> None:
+    if backend == "jax" and dtype == "float64":
+        pytest.skip("JAX computes in 32 bits unless it is told otherwise")
+    z, y, _ = batch(rng)
+    z = ops.cast(np.nan_to_num(z), dtype)
+    loss = hemspec.keras.HEMLoss(dtype="float16")(y, z)
+    assert keras.backend.standardize_dtype(loss.dtype) == ("float64" if dtype == "float64" else "float32")
+    close(loss, hemspec.hem_loss(ops.convert_to_numpy(ops.cast(z, "float32")), y))
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_labels_are_compared_as_integers(backend: str, dtype: str) -> None:
+    """-100 and 156 are the same eight bits."""
+    y = np.array([3, 156 if dtype != "int8" else -100, 7]).astype(dtype)
+    loss = hemspec.keras.HEMLoss(ignore_class=-100, reduction="none")
+    # Keras has no uint16 and uint64 on PyTorch.
+    tensor = [] if backend == "torch" and dtype in ("uint16", "uint64") else [ops.convert_to_tensor(y)]
+    for y_true in (y, *tensor):
+        assert ops.convert_to_numpy(loss(y_true, np.zeros((3, 200), np.float32))).tolist() == [1, dtype != "int8", 1]
+
+
+def test_large_class_ids_survive() -> None:
+    """bfloat16 has no 257, nor float16 a 2049."""
+    z = np.zeros((2, 5000), np.float32)
+    z[0, 4097] = z[1, 257] = 9.0
+    for y_true in ([4097, 257], [4097.0, 257.0], np.float64([[4097.0], [257.0]])):
+        assert float(hemspec.keras.HEMLoss()(y_true, ops.cast(z, "bfloat16"))) == 0
+
+
+def test_keras_variables_are_tensors() -> None:
+    loss = hemspec.keras.HEMLoss(margin=keras.Variable([1.0, 1.0, 1.0, 1.0]))
+    assert loss.margin == [1.0] * 4
+    y_true = keras.Variable([0], dtype="int32", trainable=False)
+    close(loss(y_true, keras.Variable([[1.0, 1.5, 0.0, -3.0]]), keras.Variable([2.0])), 1.5)
