@@ -6,8 +6,8 @@ Reading: whatever can be read (a NumPy array, a concrete array on the CPU, also 
 stays there for as long as it is compared, so that a bad value is an error and no label wraps on its way to 32 bits.
 
 Poison: a value that cannot be read (traced, or on an accelerator) cannot raise, so a bad one turns its loss into NaN
-instead. Logits are *multiplied* by a factor of 1 or NaN: that way the gradient of such a position is NaN in every
-class as well, which `jnp.where` would not give.
+instead. What a row gives is *multiplied* by a factor of 1 or NaN: that way the gradient of such a position is NaN in
+every class as well, which `jnp.where` would not give.
 
 Nothing here promotes a dtype or a rank implicitly, so the losses run under JAX's strictest settings.
 """
