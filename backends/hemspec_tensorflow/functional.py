@@ -45,10 +45,12 @@ def margin_differences(positions: Positions, margin: Any) -> tuple[tf.Tensor, tf
     """(z_j - z_y) + m with its gradient, and the errors e without one; NaN throughout a row that holds a NaN."""
     margins, poison = constant(margin, positions, name="margin", per_class=True)
     z = positions.logits
-    z_y = of_true_class(z, positions)[..., tf.newaxis]
-    differences = (z - z_y) + at_true_class(margins, positions)[..., tf.newaxis]
-    row_is_nan = tf.reduce_any(tf.math.is_nan(differences) & ~positions.true_class, -1)
-    differences = spoil(differences, row_is_nan, positions.poison, poison)
+    distances = z - of_true_class(z, positions)[..., tf.newaxis]
+    row_is_nan = tf.reduce_any(tf.math.is_nan(distances) & ~positions.true_class, -1)
+    # The product between the difference and the margin also keeps the graph optimiser from turning (z_j - z_y) + m
+    # into (z_j + m) - z_y, which rounds at the size of the logits.
+    distances = spoil(distances, row_is_nan, positions.poison, poison)
+    differences = distances + at_true_class(margins, positions)[..., tf.newaxis]
     no_error = positions.true_class | (differences <= 0)
     return differences, tf.stop_gradient(tf.where(no_error, tf.constant(0.0, z.dtype), differences))
 
@@ -418,3 +420,9 @@ def dice_loss(
     classes_present = tf.reduce_sum(tf.cast(counted, p.dtype), -1)
     values = 1 - tf.math.divide_no_nan(tf.reduce_sum(ratio, -1), classes_present)
     return add_up(values, tf.cast(has_positions, p.dtype), has_positions, reduction)
+
+
+# `tf.function` takes a function among its arguments for the one it wraps: in ``step(loss_function, x, y)`` each of
+# these would be its own body, which returns numerator and denominator.
+for _name in __all__:
+    vars(globals()[_name]).pop("__wrapped__", None)

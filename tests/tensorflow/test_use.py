@@ -48,6 +48,21 @@ def test_many_equal_errors_all_stay() -> None:
     assert np.count_nonzero(tape.gradient(loss, variable)) == 32_769
 
 
+@pytest.mark.parametrize("xla", [False, True], ids=["graph", "xla"])
+def test_a_small_margin_between_large_logits(xla: bool) -> None:
+    """The graph optimiser would like to add a constant margin to the logits first, where it gets rounded away."""
+    z = tf.constant([[2.0**24, 2.0**24, 0.0]])
+    for loss, expected in ((hem_loss, 0.5), (multi_margin_loss, 0.5 / 3)):
+        function = tf.function(lambda z, loss: loss(z, [0], margin=0.5), jit_compile=xla)
+        np.testing.assert_allclose(function(z, loss), expected, rtol=1e-6)
+
+
+def test_is_an_argument_of_a_function() -> None:
+    """`tf.function` would pass on what a loss wraps in its place: the numerator and the denominator."""
+    step = tf.function(lambda loss, z, y: loss(z, y))
+    assert float(step(hem_loss, tf.constant([[1.0, 1.5, 0.0, -3.0]]), tf.constant([0]))) == 1.5
+
+
 def test_cross_entropy_is_tensorflows(rng: np.random.Generator) -> None:
     z, y = tf.constant(rng.normal(size=(6, 3, 5)) * 3), rng.integers(0, 5, (6, 3))
     expected = tf.nn.sparse_softmax_cross_entropy_with_logits(labels=y, logits=z)
