@@ -305,8 +305,7 @@ class CrossEntropyLoss(_Loss):
 class FocalLoss(_Loss):
     """Focal loss, softmax form, of one label a position. See `HEMLoss` for the other arguments.
 
-    Unlike `keras.losses.CategoricalFocalCrossentropy` it has no alpha of 0.25 by default, and the other probabilities
-    add nothing to 1 - p.
+    Without alpha there is no factor; `keras.losses.CategoricalFocalCrossentropy` has one of 0.25 by default.
 
     Args:
         gamma: focusing parameter, a number >= 0; 0 gives cross-entropy.
