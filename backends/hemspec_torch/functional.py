@@ -247,7 +247,8 @@ def focal_loss(
     minus_log_p = cross_entropy(z, positions.labels)
 
     # log q, q = 1 - p, straight from the logits: exact where 1 - p would round to 0. Where infinities make q exactly
-    # 0 or 1 it is a constant, and the path to the logits is cut (zeros go in) so that no inf - inf can reach them.
+    # 0 (then log p is 0 as well) or 1 the loss is -log p, and zeros go where the logits were, so that no inf - inf can
+    # reach them.
     true_class = positions.true_class
     with torch.no_grad():
         no_rival = (torch.isneginf(z) | true_class).all(-1)
@@ -255,9 +256,8 @@ def focal_loss(
     inner = torch.where(certain.unsqueeze(-1), 0.0, z)
     rivals = torch.where(true_class, -torch.inf, inner)
     log_q = torch.logsumexp(rivals, -1) - torch.logsumexp(inner, -1)
-    g = g.to(z.dtype)
-    q_to_g = torch.where(certain, torch.where(no_rival & (g > 0), 0.0, 1.0), torch.exp(g * log_q))
-    values = q_to_g * minus_log_p
+    q_to_g = torch.exp(g.to(z.dtype) * log_q)
+    values = torch.where(certain, minus_log_p, q_to_g * torch.where(certain, 0.0, minus_log_p))
     if alpha is not None:
         values = values * at_true_class(a, positions)
     return add_up(values, positions.weights, positions.valid, reduction)

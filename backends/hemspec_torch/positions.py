@@ -126,14 +126,13 @@ def constant(
     device, classes = positions.logits.device, positions.logits.shape[-1]
     one = torch.ones((), dtype=torch.float64, device=device)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        # Compared rather than read: a compiler may hold a symbol here. NaN fails both comparisons.
+        # Compared rather than read: a compiler may hold a symbol here. NaN fails both comparisons. A symbol passes for
+        # finite even where it stands for inf, so the number is looked at once more below, as a tensor.
         if not (value > 0 if positive else value >= 0) or not value < float("inf"):
             got = "" if torch.compiler.is_compiling() else f"; got {value!r}"  # a symbol cannot be shown
             raise ValueError(f"{name} must be finite and {'> 0' if positive else '>= 0'}{got}")
-        if not scalar:
-            check_per_class((), classes, name=name, scalar=scalar)
-        return one * value, one
-    if not isinstance(value, Tensor):
+        value = one * value
+    elif not isinstance(value, Tensor):
         # While compiling, NumPy arrays are traced as tensors.
         array = value if torch.compiler.is_compiling() else read_constant(value, name=name, positive=positive)
         value = torch.as_tensor(array)

@@ -56,7 +56,7 @@ class Mode:
 
     `coverage` is what a usual run asks of the mode: "all" is every case in every dtype; "first dtype" is every case
     in the first of the mode's dtypes and the core cases in the others, for modes that trace each case for the better
-    part of a second; "core" is the core cases in float32 and bfloat16, for modes that run a C++ compiler. A full run
+    part of a second; "core" is the core cases in the first two dtypes, for modes that compile for seconds. A full run
     asks all of all.
     """
 

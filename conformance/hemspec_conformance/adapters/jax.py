@@ -15,8 +15,8 @@ import numpy as np
 import hemspec.jax
 from hemspec_conformance.adapter import LOSSES, Call, Mode, Result
 
-NARROW = ("float32", "float16", "bfloat16")
-EAGER = Mode("eager", NARROW, coverage="first dtype")
+NARROW = ("float32", "bfloat16", "float16")
+EAGER = Mode("eager", NARROW, coverage="core")
 CLASS = Mode("class", NARROW, coverage="core")
 JIT = Mode("jit", NARROW, reads_values=False, coverage="first dtype")
 JIT_X64 = Mode("jit-x64", ("float64", "float32", "bfloat16"), reads_values=False, coverage="first dtype")
@@ -50,8 +50,10 @@ class JaxAdapter:
             value = self.loss(call.loss, mode, {**options, **numbers, **vectors})(logits, labels, sample_weight=weight)
             return jnp.sum(value), value
 
-        evaluate = jax.value_and_grad(total, has_aux=True)
+        evaluate: Callable[..., Any] = jax.value_and_grad(total, has_aux=True)
         logits = jnp.asarray(call.logits)
+        if not jnp.issubdtype(logits.dtype, jnp.floating):  # jax.grad would refuse them before the loss can
+            evaluate = total
         arguments: list[Any] = [logits, call.labels, call.sample_weight, vectors]
         if jitted:
             evaluate = jax.jit(evaluate)

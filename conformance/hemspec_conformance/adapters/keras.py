@@ -24,8 +24,8 @@ class KerasAdapter:
         self.name = f"keras-{framework}"
         self.framework = framework
         # JAX without 64-bit mode has no float64; Keras does not compile on PyTorch.
-        dtypes: Sequence[str] = ("float32", "float16", "bfloat16") if framework == "jax" else DTYPES
-        self.eager = Mode("eager", dtypes, coverage="first dtype" if framework == "jax" else "all")
+        dtypes: Sequence[str] = ("float32", "bfloat16", "float16") if framework == "jax" else DTYPES
+        self.eager = Mode("eager", dtypes, coverage="core" if framework == "jax" else "all")
         self.traced = Mode("traced", dtypes, reads_values=False, coverage="first dtype")
         self.modes = (self.eager,) if framework == "torch" else (self.eager, self.traced)
 
@@ -73,7 +73,9 @@ def jax_step(loss: Any, call: Call, traced: bool) -> Result:
     def narrow(array: Any) -> Any:
         return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
 
-    step = jax.value_and_grad(total, has_aux=True)
+    step: Any = jax.value_and_grad(total, has_aux=True)
+    if not jnp.issubdtype(call.logits.dtype, jnp.floating):  # jax.grad would refuse them before the loss can
+        step = total
     arguments = jax.tree.map(narrow, (call.logits, call.labels, call.sample_weight))
     (_, value), gradient = (jax.jit(step) if traced else step)(*arguments)
     return Result(np.asarray(value), np.asarray(gradient))
