@@ -40,6 +40,8 @@ def present(body: Callable[..., Any], loss: Callable[..., Any], **methods: Calla
     and is traced by every compiler.
     """
     functools.update_wrapper(loss, body)
+    # `tf.function` takes a function among its arguments for the one it wraps: the body, which returns a pair.
+    del vars(loss)["__wrapped__"]
     signature = inspect.signature(body).replace(return_annotation="Array")
     loss.__annotations__ = {**body.__annotations__, "return": "Array"}
     vars(loss)["__signature__"] = signature

@@ -420,9 +420,3 @@ def dice_loss(
     classes_present = tf.reduce_sum(tf.cast(counted, p.dtype), -1)
     values = 1 - tf.math.divide_no_nan(tf.reduce_sum(ratio, -1), classes_present)
     return add_up(values, tf.cast(has_positions, p.dtype), has_positions, reduction)
-
-
-# `tf.function` takes a function among its arguments for the one it wraps: in ``step(loss_function, x, y)`` each of
-# these would be its own body, which returns numerator and denominator.
-for _name in __all__:
-    vars(globals()[_name]).pop("__wrapped__", None)
