@@ -225,7 +225,7 @@ MESSAGES: list[tuple[Any, type[Exception], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("mistake", "error", "message"), MESSAGES, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("mistake", "error", "message"), MESSAGES, ids=[message for *_, message in MESSAGES])
 def test_a_confused_user_is_told(mistake: Any, error: type[Exception], message: str, batch: tuple[Any, Any]) -> None:
     with pytest.raises(error) as caught:
         mistake(*batch)
