@@ -73,7 +73,7 @@ def tests(session: nox.Session) -> None:
         package = backend.split("-")[0]
         pytest(session, ROOT / "tests" / package, "-n2", **variables)
         pytest(session, "--doctest-modules", "--pyargs", f"hemspec_{package}", **variables)
-    return pytest(session, ROOT / "tests/benchmark")
+    return pytest(session, ROOT / "tests/benchmark", "-n2")
 
 
 @nox.session(venv_backend="none")

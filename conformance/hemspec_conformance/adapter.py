@@ -54,6 +54,8 @@ class Mode:
     `reads_values` says that a bad label or weight can be seen before it is used, so it has to raise; where it cannot
     be, the loss has to be NaN. `static_shapes` says that sizes are known before values, so a wrong one has to raise.
 
+    `refusals` is off for a mode that traces as another one does and need not be asked about bad arguments again.
+
     `coverage` is what a usual run asks of the mode: "all" is every case in every dtype; "first dtype" is every case
     in the first of the mode's dtypes and the core cases in the others, for modes that trace each case for the better
     part of a second; "core" is the core cases in the first two dtypes, for modes that compile for seconds. A full run
@@ -64,6 +66,7 @@ class Mode:
     dtypes: Sequence[str] = DTYPES
     reads_values: bool = True
     static_shapes: bool = True
+    refusals: bool = True
     coverage: Literal["all", "first dtype", "core"] = "all"
 
 

@@ -22,7 +22,7 @@ MINIMUM_CHECKS: Final[Mapping[str, int]] = {
     "numpy": 1786,
     "torch": 4314,
     "tensorflow": 3207,
-    "jax": 1798,
+    "jax": 1602,
     "keras-tensorflow": 2395,
     "keras-jax": 829,
     "keras-torch": 1751,
@@ -96,6 +96,8 @@ def rejection_checks(adapter: Adapter, full: bool) -> Iterator[tuple[Rejection, 
                 continue
             # Where a trace refuses there is nothing to compile, and HEM stands for the others in what is left.
             brief = mode.coverage == "core" and not mode.reads_values
+            if not (mode.refusals or full):
+                continue
             if full or not brief or (rejection.call.loss == "hem_loss" and not rejection.static):
                 yield rejection, mode
 

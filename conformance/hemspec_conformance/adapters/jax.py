@@ -19,7 +19,9 @@ NARROW = ("float32", "bfloat16", "float16")
 EAGER = Mode("eager", NARROW, coverage="core")
 CLASS = Mode("class", NARROW, coverage="core")
 JIT = Mode("jit", NARROW, reads_values=False, coverage="first dtype")
-JIT_X64 = Mode("jit-x64", ("float64", "float32", "bfloat16"), reads_values=False, coverage="first dtype")
+JIT_X64 = Mode(
+    "jit-x64", ("float64", "float32", "bfloat16"), reads_values=False, refusals=False, coverage="first dtype"
+)
 
 
 class JaxAdapter:
