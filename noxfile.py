@@ -24,8 +24,8 @@ nox.needs_version = ">=2024.4.15"
 ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
 STACK = WORK / "stack"
-EXTRAS = "torch,tensorflow,keras,jax,conformance,benchmark"
-TOOLS = ("ruff", "mypy", "pytest-xdist")
+EXTRAS = "torch,keras,jax,conformance,benchmark"
+TOOLS = ("tensorflow-cpu", "ruff", "mypy", "pytest-xdist")  # TensorFlow's smaller build; the extra names the usual one
 BACKENDS = {
     "numpy": {},
     "torch": {},

@@ -20,8 +20,7 @@ SLOWEST_FIRST: Final = ("keras", "jax", "torch")
 """Measured; with fewer processes than frameworks, starting the longest first ends soonest."""
 
 ENVIRONMENT: Final = {
-    # One thread each: arrays this small do not keep two busy. Two processes of one thread finish sooner than one of
-    # two, and sums are taken in one order.
+    # One thread each: arrays this small do not keep two busy, and sums are taken in one order.
     "OMP_NUM_THREADS": "1",
     "NPROC": "1",
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false",
