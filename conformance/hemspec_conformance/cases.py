@@ -112,6 +112,8 @@ def common(loss: str) -> Iterator[Case]:
     z_ignored[0], z_ignored[3] = NAN, [INF, -INF, NAN, 0.0, INF]
     yield case("ignored_nan_and_inf", z_ignored, y_ignored, core=True)
     yield case("ignored_nan_and_inf_none", z_ignored, y_ignored, reduction="none")
+    if usual != "mean":  # an ignored position is not active, so only the plain mean shows whether it is counted
+        yield case("ignored_nan_and_inf_mean", z_ignored, y_ignored, reduction="mean")
     yield case("ignored_valid_class_still_competes", z, np.array([1, 0, 1, 2, 4, 3]), ignore_index=1)
     yield case("ignore_index_off", z, y, ignore_index=None)
     yield case("ignored_and_weighted", z_ignored, y_ignored, sample_weight=np.array([NAN, 2.0, 0.0, INF, 0.5, 1.0]))

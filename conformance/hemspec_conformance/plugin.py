@@ -17,15 +17,15 @@ from hemspec_conformance.adapters import TARGETS, make
 from hemspec_conformance.rejections import REJECTIONS, Rejection
 from hemspec_conformance.vectors import Vector, load
 
-MINIMUM_VECTORS: Final = 411
+MINIMUM_VECTORS: Final = 412
 MINIMUM_CHECKS: Final[Mapping[str, int]] = {
-    "numpy": 1786,
-    "torch": 4314,
-    "tensorflow": 3207,
-    "jax": 1602,
-    "keras-tensorflow": 2395,
-    "keras-jax": 829,
-    "keras-torch": 1751,
+    "numpy": 1790,
+    "torch": 4323,
+    "tensorflow": 3213,
+    "jax": 1604,
+    "keras-tensorflow": 2400,
+    "keras-jax": 830,
+    "keras-torch": 1755,
 }
 """The checks of spec version 1. These numbers only ever grow."""
 

@@ -124,7 +124,7 @@ def test_vectors_that_went_missing_fail_the_run(copy_of_the_suite: Path) -> None
     (folder / "manifest.json").write_text(json.dumps(manifest))
     run = run_suite(copy_of_the_suite)
     assert run.returncode != 0
-    assert "of the 411" in run.stdout + run.stderr
+    assert "of the 412" in run.stdout + run.stderr
 
 
 def test_a_run_that_stops_early_fails(copy_of_the_suite: Path) -> None:
