@@ -162,6 +162,12 @@ def check_per_class(shape: Shape, classes: int | None, *, name: str, scalar: boo
         raise ValueError(f"{name} must be {kind} with one entry per class, shape ({size},); got shape {show(shape)}")
 
 
+def first(bad: npt.NDArray[np.bool_]) -> tuple[tuple[int, ...], str]:
+    """The index of the first offender, and how a message puts it: nothing for a scalar, else `` at index 3``."""
+    where = tuple(int(i) for i in np.argwhere(bad)[0])
+    return where, f" at index {where if len(where) != 1 else where[0]}" if where else ""
+
+
 def read_constant(value: Any, *, name: str, positive: bool = False) -> npt.NDArray[np.float64]:
     """A hyper-parameter NumPy can read, in float64: finite and >= 0, or > 0 where `positive`."""
     array = np.asarray(value)
@@ -171,8 +177,7 @@ def read_constant(value: Any, *, name: str, positive: bool = False) -> npt.NDArr
     numbers = array.astype(np.float64)
     bad = ~(np.isfinite(numbers) & ((numbers > 0) if positive else (numbers >= 0)))
     if bad.any():
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
-        at = f" at index {where[0]}" if where else ""
+        where, at = first(bad)
         raise ValueError(
             f"{name} must be finite and {'> 0' if positive else '>= 0'}; got {float(numbers[where])!r}{at}"
         )
@@ -198,8 +203,7 @@ def check_label_values(
     """Every label that is not ignored and not weighted 0 names a class."""
     bad = exists & ((labels < 0) | (labels >= classes))
     if bad.any():
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
-        at = f" at index {where if len(where) != 1 else where[0]}" if where else ""
+        where, at = first(bad)
         raise ValueError(f"{name} must lie in [0, {classes}) at every valid position; got {int(labels[where])}{at}")
 
 
@@ -209,8 +213,7 @@ def check_weight_values(
     """Every weight of a position that is not ignored is finite and >= 0."""
     bad = exists & ~(np.isfinite(weights) & (weights >= 0))
     if bad.any():
-        where = tuple(int(i) for i in np.argwhere(bad)[0])
-        at = f" at index {where if len(where) != 1 else where[0]}" if where else ""
+        where, at = first(bad)
         raise ValueError(f"{name} must be finite and >= 0; got {float(weights[where])!r}{at}")
 
 

@@ -19,6 +19,7 @@ from hemspec.arguments import (
     check_label_values,
     check_labels,
     check_weight_values,
+    first,
     representable,
     show,
 )
@@ -52,8 +53,7 @@ class Labels(NamedTuple):
         valid = valid & (weights > 0)
         bad = valid & ~exact
         if bad.any():
-            where = tuple(int(i) for i in np.argwhere(bad)[0])
-            at = f" at index {where if len(where) != 1 else where[0]}" if where else ""
+            where, at = first(bad)
             raise ValueError(
                 "y_true must hold integer class indices or exact one-hot rows (soft labels are not supported);"
                 f" got {given[where].tolist()}{at}"

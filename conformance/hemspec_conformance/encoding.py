@@ -32,8 +32,7 @@ def encode(array: Array) -> Any:
         return [encode(row) for row in array]
     numbers, counts = np.unique(array, return_counts=True)
     fill = numbers[counts.argmax()]
-    with_nan = array != fill
-    exceptions = [[*map(int, index), encode_number(array[tuple(index)])] for index in np.argwhere(with_nan)]
+    exceptions = [[*map(int, index), encode_number(array[tuple(index)])] for index in np.argwhere(array != fill)]
     return {"shape": list(array.shape), "fill": encode_number(fill), "except": exceptions}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import shutil
@@ -120,7 +121,7 @@ def test_vectors_that_went_missing_fail_the_run(copy_of_the_suite: Path) -> None
     text = json.dumps(data)
     (folder / "dice.json").write_text(text)
     manifest = json.loads((folder / "manifest.json").read_text())
-    manifest["files"]["dice.json"].update(vectors=5, sha256=__import__("hashlib").sha256(text.encode()).hexdigest())
+    manifest["files"]["dice.json"].update(vectors=5, sha256=hashlib.sha256(text.encode()).hexdigest())
     (folder / "manifest.json").write_text(json.dumps(manifest))
     run = run_suite(copy_of_the_suite)
     assert run.returncode != 0
