@@ -1,8 +1,11 @@
-"""What a backend has to offer to be checked: NumPy in, NumPy out, in named modes."""
+"""What a backend has to say of itself to be checked: which losses, in which modes, and how to call one.
+
+An adapter is a module (or any object) with the attributes of `Adapter`. `docs/writing-a-backend.md` shows a whole one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
@@ -19,71 +22,130 @@ LOSSES: Final[Mapping[str, str]] = {
     "logit_adjusted_loss": "LogitAdjustedLoss",
     "dice_loss": "DiceLoss",
 }
-"""Every loss by the name of its function, with the name of its class."""
+"""Every loss of the specification by the name of its function, with the name of its class."""
 
 DTYPES: Final = ("float32", "float64", "float16", "bfloat16")
+
+LabelForm = Literal["ids", "column", "one_hot", "float"]
+"""How labels are given: class indices; those with a trailing axis of 1; exact one-hot rows; floats that are integers."""
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call of a loss: the reference's arguments, as NumPy arrays and numbers."""
+    """One call of a loss: the reference's arguments.
+
+    The suite keeps arrays as NumPy's; an adapter gets logits, labels and weight as its own `from_numpy` made them.
+    """
 
     loss: str
-    logits: Array
-    labels: Array
-    sample_weight: Array | None = None
+    logits: Any
+    labels: Any
+    sample_weight: Any = None
     axis: int = -1
     ignore_index: int | None = -100
     reduction: str = "mean"
     constants: Mapping[str, Any] = field(default_factory=dict)
-    """The hyper-parameters: margin, gamma, ..., each a number, a float64 array, or a flag."""
+    """The hyper-parameters: margin, gamma, ..., each a number, a float64 NumPy array, or a flag."""
 
-
-@dataclass(frozen=True)
-class Result:
-    """What came back: the value, and the gradient of its sum in the logits."""
-
-    value: Array
-    gradient: Array
+    @property
+    def keywords(self) -> dict[str, Any]:
+        """All arguments after logits and labels, by the reference's names."""
+        return {
+            "axis": self.axis,
+            "sample_weight": self.sample_weight,
+            "ignore_index": self.ignore_index,
+            "reduction": self.reduction,
+            **self.constants,
+        }
 
 
 @dataclass(frozen=True)
 class Mode:
-    """A way to run a backend.
+    """A way to run a backend: one point on every axis. What an axis means to the framework is the adapter's to know.
 
-    `reads_values` says that a bad label or weight can be seen before it is used, so it has to raise; where it cannot
-    be, the loss has to be NaN. `static_shapes` says that sizes are known before values, so a wrong one has to raise.
-
-    `refusals` is off for a mode that traces as another one does and need not be asked about bad arguments again.
-
-    `coverage` is what a usual run asks of the mode: "all" is every case in every dtype; "first dtype" is every case
-    in the first of the mode's dtypes and the core cases in the others, for modes that trace each case for the better
-    part of a second; "core" is the core cases in the first two dtypes, for modes that compile for seconds. A full run
-    asks all of all.
+    ``Mode("jit", setting="x64")`` is called ``jit-x64``: the execution, then whatever is not usual.
     """
 
-    name: str
+    execution: str = "eager"
+    """How the loss is run: eager, compiled, traced, ... and "vmap" (see `per_example`)."""
+    device: str = "cpu"
+    layout: Literal["as_given", "channels_first", "channels_last", "strided"] = "as_given"
+    """What the suite does to the arrays: the class axis moved to 1 or to the end, or views with gaps in memory."""
+    setting: str = ""
+    """Whatever else the framework can be set to: x64, autocast_bfloat16, deterministic, ..."""
     dtypes: Sequence[str] = DTYPES
     reads_values: bool = True
+    """A bad label or weight can be seen before it is used, so it has to raise; otherwise the loss has to be NaN."""
     static_shapes: bool = True
+    """Sizes are known before values, so a wrong one has to raise."""
     refusals: bool = True
+    """Bad arguments are tried. Off for a mode that refuses where another one does, or a port that refuses nothing."""
+    per_example: bool = False
+    """The loss is mapped over the first axis, one example at a time. Asked for sums and for losses by position."""
     coverage: Literal["all", "first dtype", "core"] = "all"
+    """What a usual run asks: every case in every dtype; every case in the first dtype and the core cases in the others,
+    for modes that trace each case for the better part of a second; the core cases in the first two dtypes, for modes
+    that compile for seconds. A full run asks all of all."""
+    skip: str = ""
+    """Why the mode cannot run here ("no CUDA device"); its checks are then reported as skipped."""
+
+    @property
+    def name(self) -> str:
+        usual = Mode()
+        parts = [
+            self.execution,
+            *(
+                getattr(self, axis)
+                for axis in ("device", "layout", "setting")
+                if getattr(self, axis) != getattr(usual, axis)
+            ),
+        ]
+        return "-".join(parts)
+
+
+@dataclass(frozen=True)
+class ExpectedFailure:
+    """A check that is known to fail, for a reason that lies outside the port. It has to fail: passing is an error."""
+
+    check: str
+    """The check's id, ``hem_loss/large_offset/graph/float32``; ``*`` stands for anything within it."""
+    reason: str
+    link: str
+    """Where the cause is reported."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """The versions that have the fault, as ``{"tensorflow": ">=2.18,<2.22"}``: keys of `Adapter.versions`."""
+    platforms: Collection[str] = ()
+    """Those that have it, as `sys.platform` names them; empty means all."""
 
 
 class Adapter(Protocol):
-    """A backend under test."""
+    """A backend under test. The attributes after `value_and_gradient` may be left out."""
 
     name: str
+    spec_version: int
+    """The version of the specification that the backend implements."""
+    losses: Collection[str]
+    """The losses it offers, by the specification's names; a mapping from names to functions will do."""
     modes: Sequence[Mode]
-    argument_names: Mapping[str, str]
-    """How the backend calls an argument, where not as the reference does: PyTorch's logits are its ``input``."""
-    lenient_labels: bool
-    """Whether one-hot and integer-valued float labels are accepted, as Keras does."""
 
     def versions(self) -> Mapping[str, str]:
-        """What was tested: the framework's version, and whatever else decides the result."""
+        """What is tested: the framework's version, and whatever else decides the result."""
         ...
 
-    def run(self, call: Call, mode: Mode) -> Result:
-        """Evaluate a loss and its gradient. Lets the backend's own exceptions through."""
+    def from_numpy(self, array: Array, mode: Mode) -> Any:
+        """The framework's array, on the mode's device, of the same dtype (as near as the framework has one)."""
         ...
+
+    def to_numpy(self, array: Any) -> Array:
+        """Back again: shape and dtype are what the framework returned."""
+        ...
+
+    def value_and_gradient(self, call: Call, mode: Mode) -> tuple[Any, Any]:
+        """The loss, and the gradient of its sum in the logits. Lets the backend's own exceptions through."""
+        ...
+
+    argument_names: Mapping[str, str]
+    """How the backend calls an argument, where not as the reference does: PyTorch's logits are its ``input``."""
+    label_forms: Collection[LabelForm]
+    """The forms of labels it takes; ("ids",) unless given."""
+    expected_failures: Sequence[ExpectedFailure]

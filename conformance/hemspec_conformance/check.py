@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hemspec_conformance.adapter import Adapter, Array, Call, Mode, Result
+from hemspec_conformance.adapter import Array, Call, Mode
+from hemspec_conformance.backend import Backend, Result
 from hemspec_conformance.rejections import Rejection
 from hemspec_conformance.tolerances import tolerance
 from hemspec_conformance.vectors import Vector
@@ -21,15 +22,14 @@ class ConformanceError(AssertionError):
 class Place:
     """Which check this is, for the first line of a message."""
 
-    target: str
+    backend: str
     loss: str
     case: str
     mode: str
     dtype: str
-    classes: int
 
     def __str__(self) -> str:
-        return f"{self.target}: {self.loss}, case {self.case}, mode {self.mode}, {self.dtype}"
+        return f"{self.backend}: {self.loss}, case {self.case}, mode {self.mode}, {self.dtype}"
 
 
 def compute_dtype(dtype: str) -> str:
@@ -37,25 +37,80 @@ def compute_dtype(dtype: str) -> str:
     return "float64" if dtype == "float64" else "float32"
 
 
-def check_vector(adapter: Adapter, vector: Vector, mode: Mode, dtype: str) -> float:
+def check_vector(backend: Backend, vector: Vector, mode: Mode, dtype: str) -> float:
     """Run a vector and compare value and gradient: dtype, shape, elements. Returns the worst error in tolerances."""
-    place = Place(
-        adapter.name, vector.call.loss, vector.name, mode.name, dtype, vector.call.logits.shape[vector.call.axis]
-    )
     call = replace(vector.call, logits=vector.call.logits.astype(as_dtype(dtype)))
-    result = adapter.run(call, mode)
+    answer = Result(vector.value, vector.gradient)
+    call, answer = arrange(call, answer, mode.layout)
+    given = replace(call, labels=in_form(call.labels, vector.label_form, call.logits.shape[call.axis]))
+    place = Place(backend.name, call.loss, vector.name, mode.name, dtype)
+    return compare_results(place, call, backend.answer(given, mode), answer)
+
+
+def compare_results(place: Place, call: Call, got: Result, expected: Result) -> float:
+    """Compare an answer to a call with the right one, in float64. Returns the worst error in tolerances."""
     absent = absent_positions(call)
-    compute = compute_dtype(dtype)
-    worst = compare(place, "value", result.value, vector.value, compute, compute)
+    compute = compute_dtype(place.dtype)
+    classes = call.logits.shape[call.axis]
+    worst = compare(place, "value", got.value, expected.value, classes, compute, compute)
     if call.reduction == "none" and call.loss != "dice_loss":
-        require_zero(place, "value", result.value, absent)
-    worst = max(worst, compare(place, "gradient", result.gradient, vector.gradient, compute, dtype))
-    require_zero(place, "gradient", np.moveaxis(result.gradient, call.axis, -1), absent)
+        require_zero(place, "value", got.value, absent)
+    worst = max(worst, compare(place, "gradient", got.gradient, expected.gradient, classes, compute, place.dtype))
+    require_zero(place, "gradient", np.moveaxis(got.gradient, call.axis, -1), absent)
     return worst
 
 
-def compare(place: Place, what: str, got: Array, expected: Array, compute: str, output: str) -> float:
-    """Element by element; NaN and infinities have to be the same. Returns the worst error in units of the tolerance."""
+def arrange(call: Call, answer: Result, layout: str) -> tuple[Call, Result]:
+    """The same call in another layout, and its answer in that layout."""
+    if layout == "strided":
+        arrays = {name: with_gaps(getattr(call, name)) for name in ("logits", "labels", "sample_weight")}
+        return replace(call, **arrays), answer
+    if layout == "as_given":
+        return call, answer
+    axis = class_axis_of(layout, call.logits.ndim)
+    logits = np.ascontiguousarray(np.moveaxis(call.logits, call.axis, axis))
+    gradient = np.moveaxis(answer.gradient, call.axis, axis)
+    return replace(call, logits=logits, axis=axis), Result(answer.value, gradient)
+
+
+def class_axis_of(layout: str, rank: int) -> int:
+    """Where a layout has the classes; channels first is axis 1, behind the batch."""
+    return min(1, rank - 1) if layout == "channels_first" else rank - 1
+
+
+def with_gaps(array: Any) -> Any:
+    """The same numbers as a view that is contiguous along no axis."""
+    if array is None or array.ndim == 0:
+        return array
+    wide = np.zeros([2 * size for size in array.shape], array.dtype)
+    view = wide[(slice(None, None, 2),) * array.ndim]
+    view[...] = array
+    return view
+
+
+def in_form(labels: Any, form: str, classes: int) -> Any:
+    """Class indices as a lenient backend takes them too. Labels that are no class have no one-hot row."""
+    if form == "column":
+        return labels[..., None]
+    if form == "one_hot":
+        return np.eye(classes, dtype=np.float32)[labels]
+    return labels.astype(np.float32) if form == "float" else labels
+
+
+def compare(
+    place: Place,
+    what: str,
+    got: Array,
+    expected: Array,
+    classes: int,
+    compute: str,
+    output: str,
+    allowance: float = 1.0,
+) -> float:
+    """Element by element; NaN and infinities have to be the same. Returns the worst error in units of the tolerance.
+
+    `allowance` multiplies the tolerance where both sides are measured.
+    """
     if got.dtype.name != output:
         raise ConformanceError(f"{place}\n  {what} has the wrong dtype: expected {output}, got {got.dtype.name}")
     if got.shape != expected.shape:
@@ -66,7 +121,7 @@ def compare(place: Place, what: str, got: Array, expected: Array, compute: str, 
     with np.errstate(over="ignore"):  # a gradient that half precision cannot hold overflows, as it should
         beyond = np.isinf(expected.astype(as_dtype(output)))
     expected = np.where(beyond, np.copysign(np.inf, expected), expected)
-    allowed = tolerance(place.loss, place.classes, compute, output, expected)
+    allowed = allowance * tolerance(place.loss, classes, compute, output, expected)
     special = ~np.isfinite(expected)
     same = np.where(np.isnan(expected), np.isnan(numbers), numbers == expected)
     with np.errstate(invalid="ignore"):
@@ -105,12 +160,12 @@ def require_zero(place: Place, what: str, got: Array, absent: Any) -> None:
         )
 
 
-def check_rejection(adapter: Adapter, rejection: Rejection, mode: Mode) -> None:
+def check_rejection(backend: Backend, rejection: Rejection, mode: Mode) -> None:
     """A bad argument gets an error that says so. A bad value that cannot be read gets NaN, never a plausible number."""
-    place = Place(adapter.name, rejection.call.loss, rejection.name, mode.name, rejection.call.logits.dtype.name, 3)
-    names = [adapter.argument_names.get(word, word) for word in rejection.words]
+    place = Place(backend.name, rejection.call.loss, rejection.name, mode.name, rejection.call.logits.dtype.name)
+    names = [backend.argument_names.get(word, word) for word in rejection.words]
     try:
-        result = adapter.run(rejection.call, mode)
+        result = backend.answer(rejection.call, mode)
     except Exception as error:
         message = str(error)
         missing = [word for word in names if word not in message]

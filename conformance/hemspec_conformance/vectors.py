@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from hemspec import SPEC_VERSION
-from hemspec_conformance.adapter import DTYPES, LOSSES, Array, Call
+from hemspec_conformance.adapter import DTYPES, LOSSES, Array, Call, LabelForm
 from hemspec_conformance.encoding import decode, encode
 
 GENERATOR: Final = "python -m hemspec_conformance.vectors"
@@ -38,6 +38,10 @@ class Vector:
     """The dtypes that hold the logits exactly, so that the same answer is right in all of them."""
     core: bool = False
     """Runs in every dtype even in modes that are slow to compile."""
+    label_form: LabelForm = "ids"
+    """How the labels, which are class indices here, are given to the backend; a form it does not take is not asked."""
+    source: str = ""
+    """Where the value was worked out or published, if somewhere else than in the reference."""
 
 
 class VectorsMissingError(RuntimeError):
@@ -49,6 +53,10 @@ def to_json(vector: Vector) -> dict[str, Any]:
     data: dict[str, Any] = {"name": vector.name, "dtypes": list(vector.dtypes)}
     if vector.core:
         data["core"] = True
+    if vector.label_form != "ids":
+        data["label_form"] = vector.label_form
+    if vector.source:
+        data["source"] = vector.source
     data["logits"] = {"shape": list(call.logits.shape), "data": encode(call.logits)}
     data["labels"] = {"shape": list(call.labels.shape), "dtype": call.labels.dtype.name, "data": encode(call.labels)}
     if call.sample_weight is not None:
@@ -79,6 +87,8 @@ def from_json(loss: str, data: dict[str, Any]) -> Vector:
         decode(data["gradient"], np.float64, shape),
         tuple(data["dtypes"]),
         data.get("core", False),
+        data.get("label_form", "ids"),
+        data.get("source", ""),
     )
 
 

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 import hemspec
-from hemspec_conformance.adapter import Call, Mode, Result
+from hemspec_conformance.adapter import LOSSES, Array, Call, Mode
+
+name = "numpy"
+spec_version = hemspec.SPEC_VERSION
+losses = tuple(LOSSES)
+EAGER = Mode("eager")
+modes = (
+    EAGER,
+    Mode("eager", layout="channels_first"),
+    Mode("eager", layout="channels_last"),
+    Mode("eager", layout="strided", refusals=False),
+)
 
 
-class NumpyAdapter:
-    name = "numpy"
-    modes = (Mode("eager"),)
-    argument_names: Mapping[str, str] = {}
-    lenient_labels = False
-
-    def versions(self) -> Mapping[str, str]:
-        return {"numpy": np.__version__}
-
-    def run(self, call: Call, mode: Mode) -> Result:
-        loss = getattr(hemspec, call.loss)
-        options = {
-            "axis": call.axis,
-            "sample_weight": call.sample_weight,
-            "ignore_index": call.ignore_index,
-            "reduction": call.reduction,
-            **call.constants,
-        }
-        value = np.asarray(loss(call.logits, call.labels, **options))
-        return Result(value, loss.gradient(call.logits, call.labels, **options))
+def versions() -> Mapping[str, str]:
+    return {"numpy": np.__version__}
 
 
-def make(target: str) -> NumpyAdapter:
-    return NumpyAdapter()
+def from_numpy(array: Array, mode: Mode) -> Array:
+    return array
+
+
+def to_numpy(array: Any) -> Array:
+    return np.asarray(array)
+
+
+def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
+    loss = getattr(hemspec, call.loss)
+    return (
+        loss(call.logits, call.labels, **call.keywords),
+        loss.gradient(call.logits, call.labels, **call.keywords),
+    )

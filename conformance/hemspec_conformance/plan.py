@@ -1,0 +1,199 @@
+"""Which checks a backend gets: each loss in each mode and dtype, the bad arguments, the laws, and the adapter itself."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+
+from hemspec import SPEC_VERSION
+from hemspec_conformance.adapter import DTYPES, LOSSES, Mode
+from hemspec_conformance.backend import Backend, unknown_loss
+from hemspec_conformance.check import ConformanceError, as_dtype, check_rejection, check_vector
+from hemspec_conformance.laws import EXAMPLES, LAWS, Law, check_law
+from hemspec_conformance.rejections import REJECTIONS, Rejection
+from hemspec_conformance.vectors import Vector, load
+
+Kind = Literal["vector", "bad input", "law", "adapter"]
+
+NO_BFLOAT16: Final = "NumPy has no bfloat16 without the package ml_dtypes, which is not installed"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question to a backend. `run` returns the worst error in units of the tolerance, and raises if it is wrong."""
+
+    kind: Kind
+    loss: str
+    case: str
+    mode: str
+    dtype: str
+    run: Callable[[], float]
+    skip: str = ""
+    """Why it cannot be asked here."""
+    not_offered: bool = False
+
+    @property
+    def id(self) -> str:
+        return "/".join(part for part in (self.loss or "adapter", self.case, self.mode, self.dtype) if part)
+
+
+def plan(backend: Backend, *, full: bool = False, examples: int | None = None) -> list[Check]:
+    """Every check of a backend, in an order that keeps what compiles together."""
+    offered = [loss for loss in LOSSES if loss in backend.losses]
+    checks = list(adapter_checks(backend))
+    checks += [Check("vector", loss, "", "", "", nothing, not_offered=True) for loss in LOSSES if loss not in offered]
+    for mode in backend.modes:
+        for loss in offered:
+            checks += vector_checks(backend, loss, mode, full)
+            checks += rejection_checks(backend, loss, mode, full)
+            if full or mode is backend.modes[0]:
+                checks += law_checks(backend, loss, mode, examples or EXAMPLES[mode.coverage])
+    return checks
+
+
+def nothing() -> float:
+    return 0.0
+
+
+def adapter_checks(backend: Backend) -> Iterator[Check]:
+    """What the adapter itself must get right before its answers mean anything."""
+
+    def check(case: str, run: Callable[[], None], mode: str = "", dtype: str = "", skip: str = "") -> Check:
+        def checked() -> float:
+            run()
+            return 0.0
+
+        return Check("adapter", "", case, mode, dtype, checked, skip)
+
+    def same_version() -> None:
+        if backend.spec_version != SPEC_VERSION:
+            raise ConformanceError(
+                f"{backend.name} implements version {backend.spec_version!r} of the specification;"
+                f" these are the vectors of version {SPEC_VERSION}"
+            )
+
+    def known_losses() -> None:
+        unknown = [loss for loss in backend.losses if loss not in LOSSES]
+        if unknown or not backend.losses:
+            raise ConformanceError("\n".join(map(unknown_loss, unknown)) or f"{backend.name} offers no loss")
+
+    yield check("spec_version", same_version)
+    yield check("losses", known_losses)
+    for mode in backend.modes:
+        for dtype in mode.dtypes:
+            skip = reason_to_skip(mode, dtype)
+            yield check(
+                "round_trip", lambda mode=mode, dtype=dtype: round_trip(backend, mode, dtype), mode.name, dtype, skip
+            )  # type: ignore[misc]
+
+
+def round_trip(backend: Backend, mode: Mode, dtype: str) -> None:
+    """from_numpy and to_numpy keep numbers, shape and dtype; labels may become another integer dtype."""
+    floats = np.array([[0.0, -1.5, np.inf], [np.nan, 256.0, 2.0**-6]]).astype(as_dtype(dtype))
+    labels = np.array([[0, 257, -100]])
+    for array, kinds in ((floats, ""), (floats[:0], ""), (floats[0, 1], ""), (labels, "iu")):
+        array = np.asarray(array)
+        back = backend.numpy(backend.adapter.from_numpy(array, mode), "array")
+        same_dtype = back.dtype.kind in kinds if kinds else back.dtype == array.dtype
+        if not same_dtype or back.shape != array.shape or not np.array_equal(back, array, equal_nan=not kinds):
+            raise ConformanceError(
+                f"{backend.name}: to_numpy(from_numpy(...)) in mode {mode.name} gave\n  {back!r} for\n  {array!r}"
+            )
+
+
+def vector_checks(backend: Backend, loss: str, mode: Mode, full: bool) -> Iterator[Check]:
+    """The loss's vectors in the mode, in every dtype that it is asked in."""
+    for vector in load():
+        if vector.call.loss != loss or vector.label_form not in backend.label_forms or not fits(mode, vector):
+            continue
+        for dtype in DTYPES:
+            if dtype not in vector.dtypes or dtype not in mode.dtypes or not (full or asked(mode, vector, dtype)):
+                continue
+            yield Check(
+                "vector",
+                loss,
+                vector.name,
+                mode.name,
+                dtype,
+                lambda vector=vector, dtype=dtype: check_vector(backend, vector, mode, dtype),  # type: ignore[misc]
+                reason_to_skip(mode, dtype),
+            )
+
+
+def fits(mode: Mode, vector: Vector) -> bool:
+    """Whether a mode changes anything about a vector, and can ask it at all."""
+    call = vector.call
+    rank = call.logits.ndim
+    if mode.per_example:
+        whole = call.constants.get("batch", False) or not call.labels.size or rank < 2 or call.axis % rank == 0
+        return call.reduction in ("sum", "none") and not whole
+    if mode.layout in ("channels_first", "channels_last"):
+        return rank > 2 and call.axis % rank != (1 if mode.layout == "channels_first" else rank - 1)
+    return True
+
+
+def asked(mode: Mode, vector: Vector, dtype: str) -> bool:
+    """Whether a usual run asks a mode for this case."""
+    if mode.coverage == "core":
+        return vector.core and dtype in mode.dtypes[:2]
+    return mode.coverage == "all" or vector.core or dtype == mode.dtypes[0]
+
+
+def reason_to_skip(mode: Mode, dtype: str) -> str:
+    if not mode.skip and dtype == "bfloat16" and importlib.util.find_spec("ml_dtypes") is None:
+        return NO_BFLOAT16
+    return mode.skip
+
+
+def rejection_checks(backend: Backend, loss: str, mode: Mode, full: bool) -> Iterator[Check]:
+    """The loss's bad arguments, in a mode that can tell."""
+    if not mode.refusals or mode.per_example or mode.layout != "as_given":
+        return
+
+    def run(rejection: Rejection) -> float:
+        check_rejection(backend, rejection, mode)
+        return 0.0
+
+    for rejection in REJECTIONS:
+        accepted = rejection.label_form and len(backend.label_forms) > 1
+        if rejection.call.loss != loss or accepted or (rejection.static and not mode.static_shapes):
+            continue
+        # Where a trace refuses there is nothing to compile, and HEM stands for the others in what is left.
+        brief = mode.coverage == "core" and not mode.reads_values
+        if full or not brief or (loss == "hem_loss" and not rejection.static):
+            yield Check(
+                "bad input",
+                loss,
+                f"bad_{rejection.name}",
+                mode.name,
+                rejection.call.logits.dtype.name,
+                lambda rejection=rejection: run(rejection),  # type: ignore[misc]
+                mode.skip,
+            )
+
+
+def law_checks(backend: Backend, loss: str, mode: Mode, examples: int) -> Iterator[Check]:
+    """The laws that hold for the loss, in the first dtype of the mode."""
+    if mode.per_example or mode.layout != "as_given":
+        return
+    dtype = mode.dtypes[0]
+
+    def run(law: Law) -> float:
+        check_law(backend, law, loss, mode, dtype, examples)
+        return 0.0
+
+    for law in LAWS:
+        if loss in law.losses and all(other in backend.losses for other in law.needs):
+            yield Check(
+                "law",
+                loss,
+                f"law_{law.name}",
+                mode.name,
+                dtype,
+                lambda law=law: run(law),  # type: ignore[misc]
+                reason_to_skip(mode, dtype),
+            )

@@ -1,0 +1,202 @@
+"""Runs checks in a process of its own, so that one that hangs or crashes costs itself and nothing else."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from typing import Any, Final
+
+from hemspec_conformance.backend import AdapterError, Backend
+from hemspec_conformance.session import Outcome, Session
+
+START_SECONDS: Final = 600.0
+"""How long a framework may take to be imported."""
+GIVE_UP: Final = 2
+"""After so many checks of a loss in a mode have hung or crashed, the others of that loss and mode are not run."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to check."""
+
+    backend: str
+    """The adapter's module."""
+    full: bool = False
+    examples: int | None = None
+
+    def session(self) -> Session:
+        return Session(Backend.load(self.backend), full=self.full, examples=self.examples)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """What a worker says first: what it tests, and what it could be asked."""
+
+    name: str
+    spec_version: int
+    versions: dict[str, str]
+    checks: tuple[Outcome, ...] = field(repr=False)
+    """Each check as it would be reported if it failed without a word."""
+
+
+def opening(session: Session) -> Opening:
+    backend = session.backend
+    checks = tuple(
+        Outcome(check.id, check.kind, check.loss, check.case, check.mode, check.dtype, "failed")
+        for check in session.checks
+    )
+    return Opening(backend.name, backend.spec_version, dict(backend.versions), checks)
+
+
+def serve(connection: Connection, request: Request) -> None:
+    """The worker: says what it can be asked, then answers one index after the other."""
+    try:
+        session = request.session()
+    except AdapterError as error:
+        connection.send(str(error))
+        return
+    connection.send(opening(session))
+    while (index := connection.recv()) is not None:
+        connection.send(session.run(index))
+
+
+class Worker:
+    """A process that runs checks; replaced when one of them hangs or kills it."""
+
+    def __init__(self, request: Request, seconds: float) -> None:
+        self.request, self.seconds = request, seconds
+        self.lost: Counter[tuple[str, str]] = Counter()
+        self.opening = self.start()
+
+    def start(self) -> Opening:
+        # Frameworks with threads do not survive a fork.
+        context = multiprocessing.get_context("spawn")
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=serve, args=(theirs, self.request), daemon=True)
+        self.process.start()
+        theirs.close()
+        said = self.receive(START_SECONDS)
+        if isinstance(said, Opening):
+            return said
+        self.stop()
+        raise AdapterError(said if isinstance(said, str) else f"importing {self.request.backend!r} {self.fate(said)}")
+
+    def receive(self, seconds: float) -> Any:
+        """What the process sends; None if nothing came in time, EOFError if it died."""
+        try:
+            return self.connection.recv() if self.connection.poll(seconds) else None
+        except (EOFError, ConnectionResetError):
+            return EOFError
+
+    def fate(self, said: Any, seconds: float = START_SECONDS) -> str:
+        """Why nothing came back."""
+        if said is None:
+            return f"did not end within {seconds:g} s"
+        self.process.join(10)
+        code = self.process.exitcode
+        return f"ended the process{f' with signal {-code}' if code and code < 0 else f' with exit code {code}'}"
+
+    def run(self, index: int) -> Outcome:
+        """Ask one check, and wait no longer than the limit."""
+        check = self.opening.checks[index]
+        cell = (check.loss, check.mode)
+        if self.lost[cell] >= GIVE_UP:
+            return self.failure(check, f"not run: {GIVE_UP} checks of this loss and mode hung or crashed")
+        self.connection.send(index)
+        said = self.receive(self.seconds)
+        if isinstance(said, Outcome):
+            return said
+        self.lost[cell] += 1
+        message = self.fate(said, self.seconds)
+        self.stop()
+        self.start()
+        return self.failure(check, message, self.seconds if said is None else 0.0)
+
+    def failure(self, check: Outcome, message: str, seconds: float = 0.0) -> Outcome:
+        return Outcome(
+            check.id,
+            check.kind,
+            check.loss,
+            check.case,
+            check.mode,
+            check.dtype,
+            "failed",
+            seconds=seconds,
+            message=f"{self.opening.name}: {check.id}\n  {message}",
+        )
+
+    def stop(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.join()
+
+
+class InProcess:
+    """The same without a process: no limit, but a debugger can be used."""
+
+    def __init__(self, request: Request) -> None:
+        self.session = request.session()
+        self.opening = opening(self.session)
+
+    def run(self, index: int) -> Outcome:
+        return self.session.run(index)
+
+    def stop(self) -> None:
+        pass
+
+
+def run_all(
+    request: Request,
+    choose: Callable[[Opening], Sequence[int]],
+    *,
+    workers: int,
+    seconds: float,
+    progress: Callable[[Outcome, int], None],
+) -> tuple[Opening, list[Outcome]]:
+    """Run the chosen checks of a plan in so many processes (0: in this one). Outcomes come in the plan's order."""
+    first: Worker | InProcess = Worker(request, seconds) if workers else InProcess(request)
+    chosen = choose(first.opening)
+    outcomes: dict[int, Outcome] = {}
+    cells: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
+    for cell in by_cell(first.opening, chosen):
+        cells.put(cell)
+
+    def work(worker: Worker | InProcess) -> None:
+        while True:
+            try:
+                cell = cells.get_nowait()
+            except queue.Empty:
+                break
+            for index in cell:
+                outcomes[index] = worker.run(index)
+                progress(outcomes[index], len(chosen))
+        worker.stop()
+
+    # A thread that cannot start its process leaves its share to the others.
+    helpers = [threading.Thread(target=lambda: work(Worker(request, seconds)), daemon=True) for _ in range(workers - 1)]
+    for helper in helpers:
+        helper.start()
+    work(first)
+    for helper in helpers:
+        helper.join()
+    missing = [first.opening.checks[index].id for index in chosen if index not in outcomes]
+    if missing:  # a verdict without them would be about another suite
+        raise AdapterError(f"{len(missing)} checks were not run, the first of them {missing[0]}")
+    return first.opening, [outcomes[index] for index in chosen]
+
+
+def by_cell(opening: Opening, chosen: Sequence[int]) -> list[list[int]]:
+    """The chosen checks by mode and loss, so that what compiles together stays in one process; last modes first.
+
+    Modes that compile tend to come last in an adapter's list, and long cells are best begun early.
+    """
+    cells: dict[tuple[str, str], list[int]] = {}
+    for index in chosen:
+        check = opening.checks[index]
+        cells.setdefault((check.mode, check.loss), []).append(index)
+    return list(reversed(cells.values()))
