@@ -6,7 +6,7 @@ An adapter is a module (or any object) with the attributes of `Adapter`. `docs/w
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Final, Literal, Protocol
 
 import numpy.typing as npt
@@ -27,7 +27,7 @@ LOSSES: Final[Mapping[str, str]] = {
 DTYPES: Final = ("float32", "float64", "float16", "bfloat16")
 
 LabelForm = Literal["ids", "column", "one_hot", "float"]
-"""How labels are given: class indices; those with a trailing axis of 1; exact one-hot rows; floats that are integers."""
+"""How labels are given: class indices, those with a trailing axis of 1, exact one-hot rows, or integers as floats."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class Mode:
 
     execution: str = "eager"
     """How the loss is run: eager, compiled, traced, ... and "vmap" (see `per_example`)."""
+    _: KW_ONLY
     device: str = "cpu"
     layout: Literal["as_given", "channels_first", "channels_last", "strided"] = "as_given"
     """What the suite does to the arrays: the class axis moved to 1 or to the end, or views with gaps in memory."""

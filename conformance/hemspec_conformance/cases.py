@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hemspec_conformance.adapter import DTYPES, LOSSES, Array, Call
+from hemspec_conformance.adapter import DTYPES, LOSSES, Array, Call, LabelForm
 
 MARGIN_LOSSES = ("hem_loss", "multi_margin_loss")
 SINGLE = ("float32", "float64")
@@ -28,6 +28,11 @@ class Case:
     call: Call
     dtypes: Sequence[str] = DTYPES
     core: bool = False
+    label_form: LabelForm = "ids"
+    source: str = ""
+    """Where the value comes from, if somebody worked it out who is not the reference."""
+    published: str = ""
+    """That value, a fraction or as many digits as the source has. The reference has to give it."""
 
 
 def clear_of_kinks(z: Array, labels: Array, margins: Array) -> bool:
@@ -81,10 +86,10 @@ def common(loss: str) -> Iterator[Case]:
     def case(
         name: str, z: Array, y: Array, *, dtypes: Sequence[str] = DTYPES, core: bool = False, **options: Any
     ) -> Case:
-        axis = options.pop("axis", -1)
+        axis, label_form = options.pop("axis", -1), options.pop("label_form", "ids")
         options.setdefault("constants", constants_of(loss, z.shape[-1]))
         options.setdefault("reduction", usual)
-        return Case(name, Call(loss, np.moveaxis(z, -1, axis), y, axis=axis, **options), dtypes, core)
+        return Case(name, Call(loss, np.moveaxis(z, -1, axis), y, axis=axis, **options), dtypes, core, label_form)
 
     z, y = draw(seed, (6,), 5)
     for reduction in reductions_of(loss):
@@ -181,16 +186,32 @@ def common(loss: str) -> Iterator[Case]:
     yield case("labels_int8_ignored", bytes_, np.array([-100, 7], np.int8))
     yield case("labels_int16", z, y.astype(np.int16))
 
+    # Forms that Keras users have; backends that take class indices alone are not asked.
+    z, y = draw(seed + 10, (6,), 5)
+    some = np.where(np.arange(6) == 2, -100, y)
+    yield case("labels_column", z, some, label_form="column", core=loss == "hem_loss")
+    yield case("labels_one_hot", z, y, label_form="one_hot", core=loss == "hem_loss")
+    yield case("labels_float", z, some, label_form="float")
+    yield case("labels_float_above_256", wide, np.array([257, 299]), label_form="float", core=loss == "hem_loss")
+    yield case("labels_one_hot_above_256", wide, np.array([257, 299]), label_form="one_hot")
+    # Where the sizes agree an axis that should not be there can pass for another one.
+    z, y = draw(seed + 11, (3, 3), 3)
+    yield case("labels_column_cube", z, y, label_form="column", sample_weight=np.array([1.0, 2.0, 0.5]))
+    yield case("labels_one_hot_cube", z, y, label_form="one_hot", sample_weight=np.array([1.0, 2.0, 0.5]))
+    z, y = draw(seed + 12, (3,), 3)
+    yield case("labels_one_hot_square", z, y, label_form="one_hot")
 
-BY_HAND: Sequence[tuple[str, list[float], float]] = (
-    ("all_equal", [0, 0, 0], 1.0),
-    ("satisfied_at_the_kink", [2, 1, 0], 1.0),
-    ("one_error", [1, 1.5, 0, -3], 1.0),
-    ("smallest_dropped", [0, 2, 1, 0.2], 1.0),
-    ("masked_classes_count_in_the_mean", [0, 2, 1, 0.2, -INF, -INF], 1.0),
-    ("margin_0", [0, 1, 1, 1, -9], 0.0),
-    ("error_equal_to_the_mean_stays", [0, 3, 5, 6, 5, 1, 1], 0.0),
+
+BY_HAND: Sequence[tuple[str, list[float], float, str, str]] = (
+    ("all_equal", [0, 0, 0], 1.0, "1", "2/3"),
+    ("satisfied_at_the_kink", [2, 1, 0], 1.0, "0", "0"),
+    ("one_error", [1, 1.5, 0, -3], 1.0, "3/2", "3/8"),
+    ("smallest_dropped", [0, 2, 1, 0.2], 1.0, "5/2", "31/20"),
+    ("masked_classes_count_in_the_mean", [0, 2, 1, 0.2, -INF, -INF], 1.0, "31/15", "31/30"),
+    ("margin_0", [0, 1, 1, 1, -9], 0.0, "1", "3/5"),
+    ("error_equal_to_the_mean_stays", [0, 3, 5, 6, 5, 1, 1], 0.0, "19/4", "3"),
 )
+"""Logits with label 0, margin, HEM, MM: the table of the specification."""
 
 
 def margin_cases(loss: str) -> Iterator[Case]:
@@ -198,13 +219,16 @@ def margin_cases(loss: str) -> Iterator[Case]:
 
     def one(name: str, z: Any, margin: Any = 1.0, y: int = 0, **options: Any) -> Case:
         dtypes, core = options.pop("dtypes", DTYPES), options.pop("core", False)
+        source, published = options.pop("source", ""), options.pop("published", "")
         call = Call(
             loss, np.array([z], float), np.array([y]), reduction="mean", constants={"margin": margin}, **options
         )
-        return Case(name, call, dtypes, core)
+        return Case(name, call, dtypes, core, source=source, published=published)
 
-    for name, row, margin in BY_HAND:
-        yield one(f"by_hand_{name}", row, margin, dtypes=SINGLE if 0.2 in row else DTYPES)
+    for name, row, margin, hem, mm in BY_HAND:
+        value = hem if loss == "hem_loss" else mm
+        dtypes = SINGLE if 0.2 in row else DTYPES
+        yield one(f"by_hand_{name}", row, margin, dtypes=dtypes, source="worked by hand", published=value)
     # A batch whose four losses by hand are (1, 0, 1.5, 2.5) for HEM; unused classes are masked.
     batch = np.array([[0, 0, 0, -INF], [2, 1, 0, -INF], [1, 1.5, 0, -3], [0, 2, 1, 0.2]])
     for reduction in ("mean", "active_mean", "sum"):
@@ -316,6 +340,53 @@ def dice_cases() -> Iterator[Case]:
     yield image("minus_inf_at_true_class_of_one_pixel", masked, y, reduction="none")
 
 
+def published_cases() -> Iterator[Case]:
+    """Numbers that others printed, and a few worked by hand."""
+
+    def one(loss: str, name: str, z: Any, y: Any, source: str, published: str, **options: Any) -> Case:
+        call = Call(loss, np.array(z, float), np.array(y), **options)
+        return Case(f"published_{name}", call, SINGLE, source=source, published=published)
+
+    yield one(
+        "multi_margin_loss",
+        "pytorch_documentation",
+        [[0.1, 0.2, 0.4, 0.8]],
+        [3],
+        "https://docs.pytorch.org/docs/stable/generated/torch.nn.MultiMarginLoss.html",
+        "0.3250",
+        constants={"margin": 1.0},
+    )
+    with np.errstate(divide="ignore"):  # the documentation has probabilities, one of them 0
+        log_p = np.log(np.array([[0.05, 0.95, 0.0], [0.1, 0.8, 0.1]]))
+    keras = "https://keras.io/api/losses/probabilistic_losses/#sparsecategoricalcrossentropy-class"
+    yield one("cross_entropy_loss", "keras_documentation", log_p, [1, 2], keras, "1.177")
+    # p_t = 0.9: a loss 100 times below cross-entropy's, which is -log 0.9 = 0.10536.
+    yield one(
+        "focal_loss",
+        "a_hundredth_at_0.9",
+        [[np.log(9.0), 0.0]],
+        [0],
+        "Lin et al., Focal Loss for Dense Object Detection, ICCV 2017, section 3.2",
+        "0.0010536",
+        constants={"gamma": 2.0},
+    )
+    # (3, 4) / 5 = (0.6, 0.8), and log(1 + exp(0.2)).
+    logit_norm = {"constants": {"temperature": 1.0}}
+    yield one("logit_norm_loss", "three_four_five", [[3.0, 4.0]], [0], "worked by hand", "0.7981389", **logit_norm)
+    # Equal logits leave the priors: -log(1/4).
+    yield one(
+        "logit_adjusted_loss",
+        "priors_alone",
+        [[0.0, 0.0]],
+        [1],
+        "worked by hand",
+        "1.386294",
+        constants={"class_counts": np.array([3.0, 1.0])},
+    )
+    # Two pixels of two classes, all probabilities 1/2: 2 * (1/2) / (1 + 1) for each class.
+    yield one("dice_loss", "two_pixels", [[[0.0, 0.0], [0.0, 0.0]]], [[0, 1]], "worked by hand", "1/2")
+
+
 CASES: Sequence[Case] = [
     *(case for loss in LOSSES for case in common(loss)),
     *(case for loss in MARGIN_LOSSES for case in margin_cases(loss)),
@@ -325,4 +396,5 @@ CASES: Sequence[Case] = [
         for case in softmax_cases(loss)
     ),
     *dice_cases(),
+    *published_cases(),
 ]

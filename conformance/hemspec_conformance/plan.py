@@ -1,4 +1,4 @@
-"""Which checks a backend gets: each loss in each mode and dtype, the bad arguments, the laws, and the adapter itself."""
+"""Which checks a backend gets: each loss in each mode and dtype, bad arguments, laws, and the adapter itself."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The frozen vectors: inputs, and the value and gradient that the reference gave for them.
 
-Made by ``python -m hemspec_conformance.vectors`` from the inputs in `hemspec_conformance.cases`; with ``--check`` they
-are made again and compared. A vector is never edited: a changed meaning is a new version of the specification.
+Made by ``python -m hemspec_conformance.vectors`` from the inputs in `hemspec_conformance.cases`; with ``--check`` all
+are made again and compared. A vector is never edited, and the command refuses to: a changed meaning is a new version of
+the specification.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import hashlib
 import importlib
 import json
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,6 +27,8 @@ from hemspec_conformance.adapter import DTYPES, LOSSES, Array, Call, LabelForm
 from hemspec_conformance.encoding import decode, encode
 
 GENERATOR: Final = "python -m hemspec_conformance.vectors"
+AT_LEAST: Final = 412
+"""The vectors of this version of the specification; the number only ever grows."""
 
 
 @dataclass(frozen=True)
@@ -107,25 +112,78 @@ def reference_answer(call: Call) -> tuple[Array, Array]:
         return value, function.gradient(call.logits, call.labels, **arguments)
 
 
-def generate() -> dict[str, str]:
-    """The text of every vector file, by file name, and of the manifest that counts and signs them."""
+@dataclass(frozen=True)
+class Comparison:
+    """The cases as the reference answers them now, beside what is frozen."""
+
+    vectors: tuple[Vector, ...]
+    """What to write: a frozen vector keeps its answer to the last digit, which for exp and log is the machine's own."""
+    new: tuple[str, ...]
+    changed: tuple[str, ...]
+    """Frozen vectors with other inputs, with an answer off by more than 1e-12, or no longer made."""
+
+
+def compare_with_frozen(frozen: Iterable[Vector]) -> Comparison:
+    """Answer every case, and hold the answers against the frozen ones."""
     from hemspec_conformance.cases import CASES
 
-    texts = {}
+    old = {(vector.call.loss, vector.name): vector for vector in frozen}
+    vectors, new, changed = [], [], []
+    for case in CASES:
+        value, gradient = reference_answer(case.call)
+        if case.published and not is_published(float(value), case.published):
+            raise ValueError(f"{case.name}: the reference gives {value}, but {case.source} says {case.published}")
+        vector = Vector(
+            case.name, case.call, value, gradient, tuple(case.dtypes), case.core, case.label_form, case.source
+        )
+        label = f"{case.call.loss}: {case.name}"
+        before = old.pop((case.call.loss, case.name), None)
+        if before is None:
+            new.append(label)
+        elif not means_the_same(before, vector):
+            changed.append(label)
+        else:
+            vector = replace(vector, value=before.value, gradient=before.gradient)
+        vectors.append(vector)
+    changed += [f"{loss}: {name} (no longer made)" for loss, name in old]
+    return Comparison(tuple(vectors), tuple(new), tuple(changed))
+
+
+def means_the_same(a: Vector, b: Vector) -> bool:
+    """The same question with the same answer. Whether it is core, and who worked it out, is not part of that."""
+
+    def inputs(vector: Vector) -> dict[str, Any]:
+        answerless = replace(vector, value=np.zeros(()), gradient=np.zeros(()), core=False, source="")
+        return to_json(answerless)
+
+    return inputs(a) == inputs(b) and agree(a.value, b.value) and agree(a.gradient, b.gradient)
+
+
+def agree(a: Array, b: Array) -> bool:
+    return a.shape == b.shape and np.allclose(a, b, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+def texts(vectors: Sequence[Vector]) -> dict[str, str]:
+    """The text of every vector file, by file name, and of the manifest that counts and signs them."""
+    files_ = {}
     manifest: dict[str, Any] = {"spec_version": SPEC_VERSION, "generator": GENERATOR, "files": {}}
     for loss in LOSSES:
-        vectors = []
-        for case in (case for case in CASES if case.call.loss == loss):
-            value, gradient = reference_answer(case.call)
-            vectors.append(to_json(Vector(case.name, case.call, value, gradient, tuple(case.dtypes), case.core)))
-        lines = ",\n".join(json.dumps(vector, allow_nan=False) for vector in vectors)
+        of_loss = [to_json(vector) for vector in vectors if vector.call.loss == loss]
+        lines = ",\n".join(json.dumps(data, allow_nan=False) for data in of_loss)
         header = f'"spec_version": {SPEC_VERSION}, "generator": "{GENERATOR}", "loss": "{loss}"'
         name = f"{loss.removesuffix('_loss')}.json"
-        texts[name] = f'{{{header}, "vectors": [\n{lines}\n]}}\n'
-        digest = hashlib.sha256(texts[name].encode()).hexdigest()
-        manifest["files"][name] = {"loss": loss, "vectors": len(vectors), "sha256": digest}
-    texts["manifest.json"] = json.dumps(manifest, indent=1) + "\n"
-    return texts
+        files_[name] = f'{{{header}, "vectors": [\n{lines}\n]}}\n'
+        digest = hashlib.sha256(files_[name].encode()).hexdigest()
+        manifest["files"][name] = {"loss": loss, "vectors": len(of_loss), "sha256": digest}
+    files_["manifest.json"] = json.dumps(manifest, indent=1) + "\n"
+    return files_
+
+
+def is_published(value: float, published: str) -> bool:
+    """Whether a value is the fraction, or rounds to the decimals, that somebody else printed."""
+    if "." not in published:
+        return abs(value - float(Fraction(published))) < 1e-12
+    return f"{value:.{len(published.split('.')[1])}f}" == published
 
 
 @cache
@@ -146,51 +204,41 @@ def load() -> tuple[Vector, ...]:
         vectors.extend(found)
     if {vector.call.loss for vector in vectors} != set(LOSSES):
         raise VectorsMissingError("a loss has no vectors")
+    if len(vectors) < AT_LEAST:
+        raise VectorsMissingError(f"{len(vectors)} vectors are left of the {AT_LEAST} of the specification")
     return tuple(vectors)
 
 
-def differences() -> list[str]:
-    """The frozen vectors that the reference would not give again: other inputs, or an answer off by more than 1e-12.
-
-    Not compared as text: the last digit of exp and log is the machine's own.
-    """
-    frozen = {(vector.call.loss, vector.name): vector for vector in load()}
-    stale = []
-    for name, text in generate().items():
-        if name == "manifest.json":
-            continue
-        fresh = json.loads(text)
-        for data in fresh["vectors"]:
-            vector = from_json(fresh["loss"], data)
-            old = frozen.pop((vector.call.loss, vector.name), None)
-            inputs = {k: v for k, v in data.items() if k not in ("value", "gradient")}
-            if (
-                old is None
-                or {k: v for k, v in to_json(old).items() if k in inputs} != inputs
-                or not agree(old.value, vector.value)
-                or not agree(old.gradient, vector.gradient)
-            ):
-                stale.append(f"{vector.call.loss}: {vector.name}")
-    return stale + [f"{loss}: {name} (no longer made)" for loss, name in frozen]
-
-
-def agree(a: Array, b: Array) -> bool:
-    return a.shape == b.shape and np.allclose(a, b, rtol=1e-12, atol=1e-12, equal_nan=True)
+def frozen_version() -> int:
+    """The version of the specification that the frozen vectors are of."""
+    version: int = json.loads((files("hemspec_conformance") / "vectors" / "manifest.json").read_text("utf-8"))[
+        "spec_version"
+    ]
+    return version
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog=GENERATOR, description="Make the frozen vectors from the reference.")
-    parser.add_argument("--check", action="store_true", help="compare with the files instead of writing them")
+    parser = argparse.ArgumentParser(
+        prog=GENERATOR, description="Add vectors for new cases, answered by the reference."
+    )
+    parser.add_argument("--check", action="store_true", help="compare all with the files instead of writing")
     arguments = parser.parse_args()
     if arguments.check:
-        stale = differences()
-        if stale:
-            print("\n".join(["the reference gives other vectors now:", *stale]), file=sys.stderr)
+        found = compare_with_frozen(load())
+        if found.changed or found.new:
+            print("\n".join(["the reference gives other vectors now:", *found.changed, *found.new]), file=sys.stderr)
             return 1
-    else:
-        for name, text in generate().items():
-            (Path(__file__).parent / "vectors" / name).write_text(text, "utf-8")
-    print(f"{len(load())} vectors {'checked' if arguments.check else 'written'}")
+        print(f"{len(found.vectors)} vectors checked")
+        return 0
+    # A new version of the specification starts afresh.
+    found = compare_with_frozen(load() if frozen_version() == SPEC_VERSION else ())
+    if found.changed:
+        advice = "a vector is never edited: a changed meaning is a new SPEC_VERSION, a new case has a new name"
+        print("\n".join([f"{advice}. Changed:", *found.changed]), file=sys.stderr)
+        return 1
+    for name, text in texts(found.vectors).items():
+        (Path(__file__).parent / "vectors" / name).write_text(text, "utf-8")
+    print(f"{len(found.vectors)} vectors, {len(found.new)} of them new")
     return 0
 
 

@@ -21,7 +21,7 @@ from hemspec_conformance.vectors import load
 SCHEMA: Final = 1
 STATUSES: Final = ("passed", "failed", "expected failure", "skipped", "not offered")
 MESSAGES_SHOWN: Final = 20
-"""How many failures a terminal gets to see; the JSON has them all."""
+"""For how many losses and modes a terminal gets to see a failure; the JSON has them all."""
 
 
 def suite() -> dict[str, Any]:
@@ -144,19 +144,30 @@ def summary(verdict: Verdict) -> str:
     absent = [loss for loss in LOSSES if worst.get((loss,), Cell()).counts["not offered"]]
     if absent:
         rows.append(["not offered", *("×" if loss in absent else "" for loss in LOSSES)])
-    rows.append(["worst error / tolerance", *(f"{worst.get((loss,), Cell()).worst:.2g}" for loss in LOSSES)])
-    lines = ["", *table(rows), ""]
-
-    failed = [outcome for outcome in verdict.outcomes if outcome.status == "failed"]
-    lines += [f"FAILED {outcome.message}" for outcome in failed[:MESSAGES_SHOWN]]
-    if len(failed) > MESSAGES_SHOWN:
-        lines.append(f"... and {len(failed) - MESSAGES_SHOWN} more failures")
+    asked = [worst.get((loss,), Cell()) for loss in LOSSES]
+    rows.append(["worst error / tolerance", *(f"{cell.worst:.2g}" if cell.counts["passed"] else "·" for cell in asked)])
+    lines = ["", *table(rows), f"the adapter itself: {worst.get(('',), Cell())}", "", *failures(verdict)]
     for outcome in verdict.outcomes:
         if outcome.status == "expected failure":
             lines.append(f"expected failure {outcome.id}: {outcome.message.splitlines()[0]}")
     for (reason,), cell in cells((o for o in verdict.outcomes if o.status == "skipped"), "message").items():
         lines.append(f"skipped {cell.counts['skipped']}: {reason}")
     return "\n".join([*lines, said(verdict)]) + "\n"
+
+
+def failures(verdict: Verdict) -> list[str]:
+    """The first failure of each loss in each mode, and how many more there are like it."""
+    groups: dict[tuple[str, str], list[Outcome]] = {}
+    for outcome in verdict.outcomes:
+        if outcome.status == "failed":
+            groups.setdefault((outcome.loss, outcome.mode), []).append(outcome)
+    lines = []
+    for (loss, mode), outcomes in list(groups.items())[:MESSAGES_SHOWN]:
+        lines.append(f"FAILED {outcomes[0].message}")
+        if len(outcomes) > 1:
+            lines.append(f"  ... and {len(outcomes) - 1} more of {short(loss)}{f' in mode {mode}' if mode else ''}")
+    hidden = sum(len(outcomes) for outcomes in list(groups.values())[MESSAGES_SHOWN:])
+    return [*lines, f"... and {hidden} failures of other losses and modes; --json keeps them all"] if hidden else lines
 
 
 def said(verdict: Verdict) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import queue
 import threading
@@ -12,7 +13,8 @@ from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from hemspec_conformance.backend import AdapterError, Backend
-from hemspec_conformance.session import Outcome, Session
+from hemspec_conformance.session import Outcome, Session, said
+from hemspec_conformance.vectors import VectorsMissingError
 
 START_SECONDS: Final = 600.0
 """How long a framework may take to be imported."""
@@ -57,12 +59,16 @@ def serve(connection: Connection, request: Request) -> None:
     """The worker: says what it can be asked, then answers one index after the other."""
     try:
         session = request.session()
-    except AdapterError as error:
+    except (AdapterError, VectorsMissingError) as error:
         connection.send(str(error))
         return
+    except Exception as error:
+        connection.send(f"reading {request.backend!r} {said(error)}")
+        return
     connection.send(opening(session))
-    while (index := connection.recv()) is not None:
-        connection.send(session.run(index))
+    with contextlib.suppress(EOFError):  # nobody asks any more
+        while True:
+            connection.send(session.run(connection.recv()))
 
 
 class Worker:
@@ -80,11 +86,12 @@ class Worker:
         self.process = context.Process(target=serve, args=(theirs, self.request), daemon=True)
         self.process.start()
         theirs.close()
-        said = self.receive(START_SECONDS)
-        if isinstance(said, Opening):
-            return said
+        answer = self.receive(START_SECONDS)
+        if isinstance(answer, Opening):
+            return answer
+        reason = answer if isinstance(answer, str) else f"importing {self.request.backend!r} {self.fate(answer)}"
         self.stop()
-        raise AdapterError(said if isinstance(said, str) else f"importing {self.request.backend!r} {self.fate(said)}")
+        raise AdapterError(reason)
 
     def receive(self, seconds: float) -> Any:
         """What the process sends; None if nothing came in time, EOFError if it died."""
@@ -93,9 +100,9 @@ class Worker:
         except (EOFError, ConnectionResetError):
             return EOFError
 
-    def fate(self, said: Any, seconds: float = START_SECONDS) -> str:
+    def fate(self, answer: Any, seconds: float = START_SECONDS) -> str:
         """Why nothing came back."""
-        if said is None:
+        if answer is None:
             return f"did not end within {seconds:g} s"
         self.process.join(10)
         code = self.process.exitcode
@@ -108,14 +115,14 @@ class Worker:
         if self.lost[cell] >= GIVE_UP:
             return self.failure(check, f"not run: {GIVE_UP} checks of this loss and mode hung or crashed")
         self.connection.send(index)
-        said = self.receive(self.seconds)
-        if isinstance(said, Outcome):
-            return said
+        answer = self.receive(self.seconds)
+        if isinstance(answer, Outcome):
+            return answer
         self.lost[cell] += 1
-        message = self.fate(said, self.seconds)
+        message = self.fate(answer, self.seconds)
         self.stop()
         self.start()
-        return self.failure(check, message, self.seconds if said is None else 0.0)
+        return self.failure(check, message, self.seconds if answer is None else 0.0)
 
     def failure(self, check: Outcome, message: str, seconds: float = 0.0) -> Outcome:
         return Outcome(

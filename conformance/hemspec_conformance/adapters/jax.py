@@ -1,10 +1,12 @@
-"""JAX: functions and dataclasses, op by op and under jit, with 64-bit numbers off and on.
+"""JAX: functions and dataclasses, op by op, under jit and mapped, with 64-bit numbers off and on.
 
-Always under strict dtype promotion and with rank promotion an error: a loss that promotes silently fails here.
+Strict dtype promotion with rank promotion an error is the setting of most modes: a loss that promotes silently fails
+there. Op by op, the promotion is JAX's usual one.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,65 +15,105 @@ import jax.numpy as jnp
 import numpy as np
 
 import hemspec.jax
-from hemspec_conformance.adapter import LOSSES, Call, Mode, Result
+from hemspec_conformance.adapter import LOSSES, Array, Call, Mode
+
+name = "jax"
+spec_version = 1
+losses = tuple(LOSSES)
 
 NARROW = ("float32", "bfloat16", "float16")
-EAGER = Mode("eager", NARROW, coverage="core")
-CLASS = Mode("class", NARROW, coverage="core")
-JIT = Mode("jit", NARROW, reads_values=False, coverage="first dtype")
-JIT_X64 = Mode(
-    "jit-x64", ("float64", "float32", "bfloat16"), reads_values=False, refusals=False, coverage="first dtype"
+NO_GPU = "" if jax.default_backend() in ("gpu", "cuda") else "JAX finds no GPU"
+EAGER = Mode("eager", dtypes=NARROW, coverage="core")
+CLASS = Mode("class", dtypes=NARROW, setting="strict", reads_values=False, refusals=False, coverage="core")
+JIT = Mode("jit", dtypes=NARROW, setting="strict", reads_values=False, coverage="first dtype")
+X64 = Mode(
+    "jit",
+    setting="x64_strict",
+    dtypes=("float64", "float32", "bfloat16"),
+    reads_values=False,
+    refusals=False,
+    coverage="first dtype",
+)
+VMAP = Mode("vmap", dtypes=("float32",), setting="strict", reads_values=False, per_example=True)
+modes = (
+    EAGER,
+    CLASS,
+    VMAP,
+    Mode("jit", dtypes=NARROW, device="gpu", setting="strict", reads_values=False, coverage="first dtype", skip=NO_GPU),
+    Mode("jit", dtypes=("float32",), layout="channels_first", setting="strict", reads_values=False),
+    Mode("jit", dtypes=("float32",), layout="channels_last", setting="strict", reads_values=False),
+    X64,
+    JIT,
 )
 
 
-class JaxAdapter:
-    name = "jax"
-    modes = (EAGER, CLASS, JIT, JIT_X64)
-    argument_names: Mapping[str, str] = {}
-    lenient_labels = False
+def versions() -> Mapping[str, str]:
+    return {"jax": jax.__version__}
 
-    def versions(self) -> Mapping[str, str]:
-        return {"jax": jax.__version__, "device": jax.devices()[0].platform}
 
-    def run(self, call: Call, mode: Mode) -> Result:
-        with (
-            jax.enable_x64(mode is JIT_X64),
-            jax.numpy_dtype_promotion("strict"),
-            jax.numpy_rank_promotion("raise"),
-        ):
-            return self.evaluate(call, mode)
+def from_numpy(array: Array, mode: Mode) -> Any:
+    # Told explicitly, because NumPy's 64-bit arrays are not what a user of 32-bit JAX hands over.
+    with jax.enable_x64("x64" in mode.setting):
+        return jax.device_put(
+            jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype)), jax.devices(mode.device)[0]
+        )
 
-    def evaluate(self, call: Call, mode: Mode) -> Result:
-        options = {"axis": call.axis, "ignore_index": call.ignore_index, "reduction": call.reduction}
-        jitted = mode in (JIT, JIT_X64)
+
+def to_numpy(array: Any) -> Array:
+    return np.asarray(array)
+
+
+def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
+    strict = "strict" in mode.setting
+    with (
+        jax.enable_x64("x64" in mode.setting),
+        jax.numpy_dtype_promotion("strict" if strict else "standard"),
+        jax.numpy_rank_promotion("raise" if strict else "allow"),
+    ):
         # Under jit the vectors are arguments, so their values are unknown while tracing; numbers are closed over.
         vectors = {k: v for k, v in call.constants.items() if isinstance(v, np.ndarray)}
         numbers = {k: v for k, v in call.constants.items() if k not in vectors}
-
-        def total(logits: Any, labels: Any, weight: Any, vectors: Mapping[str, Any]) -> tuple[Any, Any]:
-            value = self.loss(call.loss, mode, {**options, **numbers, **vectors})(logits, labels, sample_weight=weight)
-            return jnp.sum(value), value
-
-        evaluate: Callable[..., Any] = jax.value_and_grad(total, has_aux=True)
-        logits = jnp.asarray(call.logits)
-        if not jnp.issubdtype(logits.dtype, jnp.floating):  # jax.grad would refuse them before the loss can
-            evaluate = total
-        arguments: list[Any] = [logits, call.labels, call.sample_weight, vectors]
-        if jitted:
-            evaluate = jax.jit(evaluate)
-            # Told explicitly, because NumPy's 64-bit arrays are not what a user of 32-bit JAX hands over.
-            narrow = lambda array: jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))  # noqa: E731
-            arguments = jax.tree.map(narrow, arguments)
-        (_, value), gradient = evaluate(*arguments)
-        return Result(np.asarray(value), np.asarray(gradient))
-
-    def loss(self, name: str, mode: Mode, options: dict[str, Any]) -> Callable[..., Any]:
-        if mode is CLASS:
-            instance: Callable[..., Any] = getattr(hemspec.jax, LOSSES[name])(**options)
-            return instance
-        function = getattr(hemspec.jax, name)
-        return lambda *arguments, **weights: function(*arguments, **weights, **options)
+        fixed = {"axis": call.axis, "ignore_index": call.ignore_index, "reduction": call.reduction, **numbers}
+        differentiable = jnp.issubdtype(call.logits.dtype, jnp.floating)
+        evaluate = evaluation(call.loss, mode, differentiable, Options(fixed))
+        (_, value), gradient = evaluate(call.logits, call.labels, call.sample_weight, vectors)
+        return jnp.sum(value) if mode.per_example and call.reduction == "sum" else value, gradient
 
 
-def make(target: str) -> JaxAdapter:
-    return JaxAdapter()
+class Options(dict[str, Any]):
+    """Arguments that are fixed while tracing, compared by what they say (so that NaN is NaN)."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        return hash(repr(self))
+
+    def __eq__(self, other: object) -> bool:
+        return repr(self) == repr(other)
+
+
+@functools.cache
+def evaluation(loss: str, mode: Mode, differentiable: bool, fixed: Options) -> Callable[..., Any]:
+    """``(sum, value), gradient`` as a function of the arrays. Calls that differ in those alone share their trace."""
+
+    def total(logits: Any, labels: Any, weight: Any, vectors: Mapping[str, Any]) -> tuple[Any, Any]:
+        if mode.execution == "class":
+            value = getattr(hemspec.jax, LOSSES[loss])(**fixed, **vectors)(logits, labels, sample_weight=weight)
+        else:
+            value = getattr(hemspec.jax, loss)(logits, labels, sample_weight=weight, **fixed, **vectors)
+        return jnp.sum(value), value
+
+    # jax.grad would refuse integers before the loss can.
+    evaluate: Callable[..., Any] = jax.value_and_grad(total, has_aux=True) if differentiable else total
+    if mode.per_example:
+        evaluate = jax.vmap(of_one(evaluate), in_axes=(0, 0, 0, None))
+    return evaluate if mode.reads_values else jax.jit(evaluate)
+
+
+def of_one(evaluate: Callable[..., Any]) -> Callable[..., Any]:
+    """The evaluation of one example, which gets a batch axis of 1, so that the class axis stays where it is."""
+
+    def one(logits: Any, labels: Any, weight: Any, vectors: Mapping[str, Any]) -> Any:
+        batch = jax.tree.map(lambda array: array[None], (logits, labels, weight))
+        (total, value), gradient = evaluate(*batch, vectors)
+        return (total, value[0] if value.ndim else value), gradient[0]
+
+    return one

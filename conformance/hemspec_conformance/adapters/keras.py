@@ -1,52 +1,76 @@
-"""Keras 3 on the framework that the target names: its loss classes, called eagerly and inside a traced step."""
+"""Keras 3 on the framework that KERAS_BACKEND names: its loss classes, called eagerly and inside a traced step."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping, Sequence
+import importlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
-from hemspec_conformance.adapter import DTYPES, LOSSES, Call, Mode, Result
+import hemspec.keras
+from hemspec_conformance.adapter import DTYPES, LOSSES, Array, Call, Mode
+
+FRAMEWORK = keras.backend.backend()
+name = f"keras-{FRAMEWORK}"
+spec_version = 1
+losses = tuple(LOSSES)
+argument_names = {"logits": "y_pred", "labels": "y_true", "ignore_index": "ignore_class"}
+label_forms = ("ids", "column", "one_hot", "float")
+
+# JAX without 64-bit mode has no float64, and compiles every operation it meets; Keras does not compile on PyTorch.
+ON_JAX = FRAMEWORK == "jax"
+HALF = ("float32", "bfloat16", "float16")
+EAGER = Mode("eager", dtypes=HALF if ON_JAX else DTYPES, coverage="core" if ON_JAX else "all")
+TRACED = Mode("traced", dtypes=EAGER.dtypes, reads_values=False, coverage="first dtype")
+POLICIES = tuple(
+    Mode("eager", setting=policy, dtypes=("float32", half), refusals=False, coverage="core")
+    for policy, half in (("mixed_float16", "float16"), ("mixed_bfloat16", "bfloat16"))
+)
+LAYOUT = TRACED if ON_JAX else EAGER
+LAYOUTS = tuple(
+    Mode(LAYOUT.execution, dtypes=("float32",), layout=layout, reads_values=LAYOUT.reads_values, refusals=False)
+    for layout in ("channels_first", "channels_last")
+)
+modes = (EAGER, *POLICIES, *LAYOUTS, *(() if FRAMEWORK == "torch" else (TRACED,)))
 
 
-class KerasAdapter:
-    argument_names: Mapping[str, str] = {"logits": "y_pred", "labels": "y_true", "ignore_index": "ignore_class"}
-    lenient_labels = True
+def versions() -> Mapping[str, str]:
+    return {"keras": keras.__version__, FRAMEWORK: importlib.import_module(FRAMEWORK).__version__}
 
-    def __init__(self, framework: str) -> None:
-        os.environ["KERAS_BACKEND"] = framework
-        import keras
 
-        if keras.backend.backend() != framework:
-            raise RuntimeError(f"Keras runs on {keras.backend.backend()} in this process already, not on {framework}")
-        self.name = f"keras-{framework}"
-        self.framework = framework
-        # JAX without 64-bit mode has no float64; Keras does not compile on PyTorch.
-        dtypes: Sequence[str] = ("float32", "bfloat16", "float16") if framework == "jax" else DTYPES
-        self.eager = Mode("eager", dtypes, coverage="core" if framework == "jax" else "all")
-        self.traced = Mode("traced", dtypes, reads_values=False, coverage="first dtype")
-        self.modes = (self.eager,) if framework == "torch" else (self.eager, self.traced)
-
-    def versions(self) -> Mapping[str, str]:
-        import importlib
-
-        import keras
-
-        return {"keras": keras.__version__, self.framework: importlib.import_module(self.framework).__version__}
-
-    def run(self, call: Call, mode: Mode) -> Result:
-        import hemspec.keras
-
+def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
+    usual = keras.config.dtype_policy()
+    if mode.setting:
+        keras.config.set_dtype_policy(mode.setting)
+    try:
         loss = getattr(hemspec.keras, LOSSES[call.loss])(
             axis=call.axis, ignore_class=call.ignore_index, reduction=call.reduction, **call.constants
         )
-        steps = {"tensorflow": tensorflow_step, "jax": jax_step, "torch": torch_step}
-        return steps[self.framework](loss, call, mode is self.traced)
+    finally:
+        keras.config.set_dtype_policy(usual)
+    step: Callable[..., tuple[Any, Any]] = globals()[f"{FRAMEWORK}_step"]
+    return step(loss, call, mode.execution == "traced")
 
 
-def tensorflow_step(loss: Any, call: Call, traced: bool) -> Result:
+def from_numpy(array: Array, mode: Mode) -> Any:
+    if FRAMEWORK == "tensorflow":
+        return importlib.import_module("tensorflow").constant(array)
+    if FRAMEWORK == "torch":
+        return importlib.import_module("hemspec_conformance.adapters.torch").from_numpy(array, mode)
+    jax = importlib.import_module("jax")
+    return jax.numpy.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
+
+
+def to_numpy(array: Any) -> Array:
+    if FRAMEWORK == "torch":
+        back: Array = importlib.import_module("hemspec_conformance.adapters.torch").to_numpy(array)
+        return back
+    return np.asarray(array)
+
+
+def tensorflow_step(loss: Any, call: Call, traced: bool) -> tuple[Any, Any]:
     import tensorflow as tf
 
     def step(logits: Any, labels: Any, weight: Any) -> tuple[Any, Any]:
@@ -55,14 +79,11 @@ def tensorflow_step(loss: Any, call: Call, traced: bool) -> Result:
             value = loss(labels, logits, sample_weight=weight)
         return value, tape.gradient(value, logits)
 
-    weight = None if call.sample_weight is None else tf.constant(call.sample_weight)
-    value, gradient = (tf.function(step) if traced else step)(
-        tf.constant(call.logits), tf.constant(call.labels), weight
-    )
-    return Result(value.numpy(), gradient.numpy())
+    evaluate: Callable[..., tuple[Any, Any]] = tf.function(step) if traced else step
+    return evaluate(call.logits, call.labels, call.sample_weight)
 
 
-def jax_step(loss: Any, call: Call, traced: bool) -> Result:
+def jax_step(loss: Any, call: Call, traced: bool) -> tuple[Any, Any]:
     import jax
     import jax.numpy as jnp
 
@@ -70,29 +91,17 @@ def jax_step(loss: Any, call: Call, traced: bool) -> Result:
         value = loss(labels, logits, sample_weight=weight)
         return jnp.sum(value), value
 
-    def narrow(array: Any) -> Any:
-        return jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
-
-    step: Any = jax.value_and_grad(total, has_aux=True)
-    if not jnp.issubdtype(call.logits.dtype, jnp.floating):  # jax.grad would refuse them before the loss can
-        step = total
-    arguments = jax.tree.map(narrow, (call.logits, call.labels, call.sample_weight))
-    (_, value), gradient = (jax.jit(step) if traced else step)(*arguments)
-    return Result(np.asarray(value), np.asarray(gradient))
+    # jax.grad would refuse integers before the loss can.
+    differentiable = jnp.issubdtype(call.logits.dtype, jnp.floating)
+    step: Any = jax.value_and_grad(total, has_aux=True) if differentiable else total
+    (_, value), gradient = (jax.jit(step) if traced else step)(call.logits, call.labels, call.sample_weight)
+    return value, gradient
 
 
-def torch_step(loss: Any, call: Call, traced: bool) -> Result:
-    from hemspec_conformance.adapters.torch import to_array, to_tensor
-
-    logits = to_tensor(call.logits)
+def torch_step(loss: Any, call: Call, traced: bool) -> tuple[Any, Any]:
+    logits = call.logits
     if logits.is_floating_point():
         logits.requires_grad_()
-    weight = None if call.sample_weight is None else to_tensor(call.sample_weight)
-    value = loss(to_tensor(call.labels), logits, sample_weight=weight)
+    value = loss(call.labels, logits, sample_weight=call.sample_weight)
     value.sum().backward()
-    assert logits.grad is not None
-    return Result(to_array(value), to_array(logits.grad))
-
-
-def make(target: str) -> KerasAdapter:
-    return KerasAdapter(target.removeprefix("keras-"))
+    return value, logits.grad

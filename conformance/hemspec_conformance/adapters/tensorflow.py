@@ -1,4 +1,4 @@
-"""TensorFlow: eager, tf.function, tf.function without static sizes, and tf.function under XLA."""
+"""TensorFlow: eager, tf.function with and without static sizes, under XLA, and mapped over examples."""
 
 from __future__ import annotations
 
@@ -9,61 +9,78 @@ import numpy as np
 import tensorflow as tf
 
 import hemspec.tensorflow
-from hemspec_conformance.adapter import Call, Mode, Result
+from hemspec_conformance.adapter import LOSSES, Array, Call, Mode
 
+name = "tensorflow"
+spec_version = 1
+losses = tuple(LOSSES)
+
+NO_GPU = "" if tf.config.list_physical_devices("GPU") else "TensorFlow finds no GPU"
 EAGER = Mode("eager")
 GRAPH = Mode("graph", reads_values=False, coverage="first dtype")
-UNKNOWN = Mode("graph-unknown-sizes", reads_values=False, static_shapes=False, coverage="core")
+UNKNOWN = Mode("graph", setting="unknown_sizes", reads_values=False, static_shapes=False, coverage="core")
 XLA = Mode("xla", reads_values=False, coverage="first dtype")
+VMAP = Mode("vmap", dtypes=("float32",), reads_values=False, per_example=True)
+modes = (
+    EAGER,
+    Mode("eager", layout="channels_first"),
+    Mode("eager", layout="channels_last"),
+    Mode("eager", device="gpu", reads_values=False, skip=NO_GPU),
+    VMAP,
+    GRAPH,
+    UNKNOWN,
+    XLA,
+)
+
+tf.config.threading.set_intra_op_parallelism_threads(1)
+tf.config.threading.set_inter_op_parallelism_threads(1)
+
+traced: dict[Any, Callable[..., Any]] = {}
 
 
-class TensorFlowAdapter:
-    name = "tensorflow"
-    modes = (EAGER, GRAPH, UNKNOWN, XLA)
-    argument_names: Mapping[str, str] = {}
-    lenient_labels = False
+def versions() -> Mapping[str, str]:
+    return {"tensorflow": tf.__version__}
 
-    def __init__(self) -> None:
-        self.traced: dict[Any, Callable[..., Any]] = {}
 
-    def versions(self) -> Mapping[str, str]:
-        return {"tensorflow": tf.__version__}
+def from_numpy(array: Array, mode: Mode) -> Any:
+    with tf.device(mode.device):
+        return tf.constant(array)
 
-    def run(self, call: Call, mode: Mode) -> Result:
-        arrays = [tf.constant(call.logits), tf.constant(call.labels)]
-        if call.sample_weight is not None:
-            arrays.append(tf.constant(call.sample_weight))
-        # In a graph the vectors are arguments, so their values are unknown while tracing; numbers are closed over.
-        vectors = {k: tf.constant(v) for k, v in call.constants.items() if isinstance(v, np.ndarray)}
-        numbers = {k: v for k, v in call.constants.items() if k not in vectors}
-        fixed = {"axis": call.axis, "ignore_index": call.ignore_index, "reduction": call.reduction, **numbers}
-        if mode is EAGER:
-            value, gradient = evaluate(call.loss, fixed, arrays, vectors)
-        else:
-            value, gradient = self.graph(call.loss, fixed, arrays, vectors, mode)(arrays, vectors)
-        return Result(value.numpy(), gradient.numpy())
 
-    def graph(
-        self, loss: str, fixed: dict[str, Any], arrays: list[Any], vectors: dict[str, Any], mode: Mode
-    ) -> Callable[..., Any]:
-        """A traced function; calls that differ in values alone share it, and in sizes where those are unknown."""
+def to_numpy(tensor: Any) -> Array:
+    array: Array = tensor.numpy()
+    return array
 
-        def specification(tensor: Any) -> Any:
-            shape = [None] * tensor.shape.rank if mode is UNKNOWN else tensor.shape
-            return tf.TensorSpec(shape, tensor.dtype)
 
-        signature = [
-            [specification(tensor) for tensor in arrays],
-            {name: specification(vector) for name, vector in vectors.items()},
-        ]
-        key = (mode.name, loss, repr(fixed), repr(signature))
-        if key not in self.traced:
-            self.traced[key] = tf.function(
-                lambda arrays, vectors: evaluate(loss, fixed, arrays, vectors),
-                input_signature=signature,
-                jit_compile=mode is XLA,
-            )
-        return self.traced[key]
+def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
+    arrays = [call.logits, call.labels, *([] if call.sample_weight is None else [call.sample_weight])]
+    # In a graph the vectors are arguments, so their values are unknown while tracing; numbers are closed over.
+    vectors = {k: tf.constant(v) for k, v in call.constants.items() if isinstance(v, np.ndarray)}
+    numbers = {k: v for k, v in call.constants.items() if k not in vectors}
+    fixed = {"axis": call.axis, "ignore_index": call.ignore_index, "reduction": call.reduction, **numbers}
+    function = evaluate if mode.execution == "eager" else graph(call.loss, fixed, arrays, vectors, mode)
+    value, gradient = function(call.loss, fixed, arrays, vectors)
+    return tf.reduce_sum(value) if mode.per_example and call.reduction == "sum" else value, gradient
+
+
+def graph(
+    loss: str, fixed: dict[str, Any], arrays: list[Any], vectors: dict[str, Any], mode: Mode
+) -> Callable[..., Any]:
+    """A traced function; calls that differ in values alone share it, and in sizes where those are unknown."""
+
+    def specification(tensor: Any) -> Any:
+        return tf.TensorSpec([None] * tensor.shape.rank if mode is UNKNOWN else tensor.shape, tensor.dtype)
+
+    signature = [list(map(specification, arrays)), {name: specification(vector) for name, vector in vectors.items()}]
+    key = (mode.name, loss, repr(fixed), repr(signature))
+    if key not in traced:
+        body = per_example if mode.per_example else evaluate
+        traced[key] = tf.function(
+            lambda arrays, vectors: body(loss, fixed, arrays, vectors),
+            input_signature=signature,
+            jit_compile=mode is XLA,
+        )
+    return lambda loss, fixed, arrays, vectors: traced[key](arrays, vectors)
 
 
 def evaluate(loss: str, fixed: dict[str, Any], arrays: list[Any], vectors: dict[str, Any]) -> tuple[Any, Any]:
@@ -77,7 +94,12 @@ def evaluate(loss: str, fixed: dict[str, Any], arrays: list[Any], vectors: dict[
     return value, tape.gradient(total, logits)
 
 
-def make(target: str) -> TensorFlowAdapter:
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-    tf.config.threading.set_inter_op_parallelism_threads(1)
-    return TensorFlowAdapter()
+def per_example(loss: str, fixed: dict[str, Any], arrays: list[Any], vectors: dict[str, Any]) -> tuple[Any, Any]:
+    """tf.vectorized_map over the batch; an example keeps a batch axis of 1, so that the class axis stays where it is."""
+
+    def one(example: list[Any]) -> tuple[Any, Any]:
+        value, gradient = evaluate(loss, fixed, [array[tf.newaxis] for array in example], vectors)
+        return value[0] if value.shape.rank else value, gradient[0]
+
+    mapped: tuple[Any, Any] = tf.vectorized_map(one, arrays, fallback_to_while_loop=False)
+    return mapped

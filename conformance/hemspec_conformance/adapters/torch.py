@@ -1,8 +1,9 @@
-"""PyTorch: functions and modules, eager and compiled."""
+"""PyTorch: functions and modules, eager, compiled and mapped, and under what PyTorch can be set to."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -10,91 +11,149 @@ import torch
 from torch import Tensor
 
 import hemspec.torch
-from hemspec_conformance.adapter import LOSSES, Array, Call, Mode, Result
+from hemspec_conformance.adapter import LOSSES, Array, Call, Mode
 
+name = "torch"
+spec_version = 1
+losses = tuple(LOSSES)
+argument_names = {"logits": "input", "labels": "target"}
+
+NO_CUDA = "" if torch.cuda.is_available() else "PyTorch finds no CUDA device"
 EAGER = Mode("eager")
 MODULE = Mode("module")
 GRAPH = Mode("graph", reads_values=False, coverage="first dtype")
 """torch.compile(fullgraph=True) up to the graph that Dynamo captures, run as it is: a third of a second a case."""
-COMPILED = Mode("compile", ("float32", "bfloat16", "float16", "float64"), reads_values=False, coverage="core")
+COMPILED = Mode("compile", dtypes=("float32", "float64"), reads_values=False, refusals=False, coverage="core")
 """All of torch.compile(fullgraph=True), the code that Inductor generates included: several seconds a case."""
+DYNAMIC = Mode(
+    "compile",
+    setting="dynamic",
+    dtypes=("float32", "bfloat16", "float16", "float64"),
+    reads_values=False,
+    coverage="core",
+)
+VMAP = Mode("vmap", reads_values=False, per_example=True)
+modes = (
+    EAGER,
+    Mode("eager", layout="channels_last"),
+    Mode("eager", layout="strided"),
+    Mode("eager", setting="autocast_bfloat16", refusals=False),
+    Mode("eager", setting="autocast_float16", refusals=False),
+    Mode("eager", setting="deterministic", refusals=False),
+    Mode("eager", device="cuda", reads_values=False, skip=NO_CUDA),
+    MODULE,
+    VMAP,
+    GRAPH,
+    COMPILED,
+    DYNAMIC,
+    Mode("compile", device="cuda", reads_values=False, refusals=False, coverage="core", skip=NO_CUDA),
+)
+
+torch.set_num_threads(1)
+# The compiled functions below are closures over one code object, and Dynamo counts compilations by code object.
+torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 100_000
+
+compiled: dict[Any, Callable[..., Tensor]] = {}
 
 
-def to_tensor(array: Array) -> Tensor:
+def versions() -> Mapping[str, str]:
+    return {"torch": torch.__version__}
+
+
+def from_numpy(array: Array, mode: Mode) -> Tensor:
+    """Keeps gaps in memory, which is what the strided layout is about."""
     if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.astype(np.float32)).bfloat16()
-    return torch.from_numpy(np.ascontiguousarray(array)).reshape(array.shape)
+        tensor = torch.from_numpy(np.asarray(array.view(np.int16))).view(torch.bfloat16)
+    else:
+        tensor = torch.from_numpy(np.asarray(array))
+    return tensor.to(mode.device)
 
 
-def to_array(tensor: Tensor) -> Array:
-    tensor = tensor.detach()
+def to_numpy(tensor: Tensor) -> Array:
+    tensor = tensor.detach().cpu()
     if tensor.dtype == torch.bfloat16:
         import ml_dtypes
 
-        return tensor.float().numpy().astype(ml_dtypes.bfloat16)
+        return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
     return tensor.numpy()
 
 
-class TorchAdapter:
-    name = "torch"
-    modes = (EAGER, MODULE, GRAPH, COMPILED)
-    argument_names: Mapping[str, str] = {"logits": "input", "labels": "target"}
-    lenient_labels = False
-
-    def __init__(self) -> None:
-        self.compiled: dict[Any, Callable[..., Tensor]] = {}
-
-    def versions(self) -> Mapping[str, str]:
-        return {"torch": torch.__version__}
-
-    def run(self, call: Call, mode: Mode) -> Result:
-        class_axis = 1 if call.logits.ndim > 1 else 0
-        logits = to_tensor(np.moveaxis(call.logits, call.axis, class_axis))
-        if logits.is_floating_point():
-            logits.requires_grad_()
-        labels = to_tensor(call.labels)
-        weight = None if call.sample_weight is None else to_tensor(call.sample_weight)
-        options: dict[str, Any] = {"ignore_index": call.ignore_index, "reduction": call.reduction}
-        if mode is MODULE:
-            criterion = getattr(hemspec.torch, LOSSES[call.loss])(**options, **call.constants)
-            value = criterion(logits, labels, weight)
-        elif mode is EAGER:
-            value = getattr(hemspec.torch, call.loss)(logits, labels, sample_weight=weight, **options, **call.constants)
-        else:
-            backend = "eager" if mode is GRAPH else "inductor"
-            value = self.run_compiled(backend, call, logits, labels, weight, options)
+def value_and_gradient(call: Call, mode: Mode) -> tuple[Tensor, Tensor]:
+    logits = call.logits
+    if mode.per_example:
+        return per_example(call, mode)
+    if logits.is_floating_point():
+        logits.requires_grad_()
+    with setting(mode.setting):
+        value = loss_of(call, mode)(in_torch_order(logits, call, mode), call.labels, call.sample_weight)
         value.sum().backward()
-        assert logits.grad is not None
-        return Result(to_array(value), np.moveaxis(to_array(logits.grad), class_axis, call.axis))
-
-    def run_compiled(
-        self, backend: str, call: Call, logits: Tensor, labels: Tensor, weight: Tensor | None, options: dict[str, Any]
-    ) -> Tensor:
-        """torch.compile without graph breaks. Calls that differ in shapes and vectors alone share their code."""
-        vectors = {k: torch.from_numpy(v) for k, v in call.constants.items() if isinstance(v, np.ndarray)}
-        fixed = {**options, **{k: v for k, v in call.constants.items() if k not in vectors}}
-        key = (
-            backend,
-            call.loss,
-            call.logits.dtype.name,
-            call.logits.ndim,
-            weight is None,
-            *sorted(map(repr, fixed.items())),
-            *vectors,
-        )
-        if key not in self.compiled:
-            loss = getattr(hemspec.torch, call.loss)
-
-            def function(logits: Tensor, labels: Tensor, weight: Tensor | None, vectors: dict[str, Tensor]) -> Tensor:
-                value: Tensor = loss(logits, labels, sample_weight=weight, **fixed, **vectors)
-                return value
-
-            self.compiled[key] = torch.compile(function, fullgraph=True, dynamic=backend == "inductor", backend=backend)
-        return self.compiled[key](logits, labels, weight, vectors)
+    assert logits.grad is not None
+    return value, logits.grad
 
 
-def make(target: str) -> TorchAdapter:
-    torch.set_num_threads(1)
-    # The compiled functions below are closures over one code object, and Dynamo counts compilations by code object.
-    torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 100_000
-    return TorchAdapter()
+def in_torch_order(logits: Tensor, call: Call, mode: Mode) -> Tensor:
+    """PyTorch has the classes behind the batch. Moved there they are strided; as given means contiguous."""
+    moved = logits.movedim(call.axis, 1 if logits.ndim > 1 else 0)
+    return moved.contiguous() if mode.layout == "as_given" else moved
+
+
+def loss_of(call: Call, mode: Mode) -> Callable[..., Tensor]:
+    """The loss as a function of logits, labels and weight."""
+    options: dict[str, Any] = {"ignore_index": call.ignore_index, "reduction": call.reduction}
+    if mode is MODULE:
+        criterion: Callable[..., Tensor] = getattr(hemspec.torch, LOSSES[call.loss])(**options, **call.constants)
+        return criterion
+    loss = getattr(hemspec.torch, call.loss)
+    if mode.execution in ("graph", "compile"):
+        return compile_loss(loss, call, mode, options)
+    return lambda logits, labels, weight: loss(logits, labels, sample_weight=weight, **options, **call.constants)
+
+
+def compile_loss(loss: Any, call: Call, mode: Mode, options: dict[str, Any]) -> Callable[..., Tensor]:
+    """torch.compile without graph breaks. Calls that differ in shapes and vectors alone share their code."""
+    vectors = {k: from_numpy(v, mode) for k, v in call.constants.items() if isinstance(v, np.ndarray)}
+    fixed = {**options, **{k: v for k, v in call.constants.items() if k not in vectors}}
+    key = (mode.name, call.loss, call.sample_weight is None, repr(fixed), *vectors)
+    if mode.setting != "dynamic":
+        key = (*key, call.logits.dtype, call.logits.shape)
+    if key not in compiled:
+
+        def function(logits: Tensor, labels: Tensor, weight: Tensor | None, vectors: dict[str, Tensor]) -> Tensor:
+            value: Tensor = loss(logits, labels, sample_weight=weight, **fixed, **vectors)
+            return value
+
+        backend = "eager" if mode is GRAPH else "inductor"
+        compiled[key] = torch.compile(function, fullgraph=True, dynamic=mode.setting == "dynamic", backend=backend)
+    return lambda logits, labels, weight: compiled[key](logits, labels, weight, vectors)
+
+
+def per_example(call: Call, mode: Mode) -> tuple[Tensor, Tensor]:
+    """torch.func: the value and gradient of one example, mapped over the batch."""
+    loss = loss_of(call, mode)
+
+    def one(logits: Tensor, labels: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        # The example keeps a batch axis of 1, so that the class axis stays where it is.
+        batch = [None if array is None else array.unsqueeze(0) for array in (logits, labels, weight)]
+        value = loss(in_torch_order(batch[0], call, mode), *batch[1:])
+        return value.sum(), value.squeeze(0) if value.ndim else value
+
+    arrays = (call.logits, call.labels, call.sample_weight)
+    axes = tuple(None if array is None else 0 for array in arrays)
+    gradient, (_, value) = torch.func.vmap(torch.func.grad_and_value(one, has_aux=True), axes)(*arrays)
+    return value.sum() if call.reduction == "sum" else value, gradient
+
+
+@contextlib.contextmanager
+def setting(name: str) -> Iterator[None]:
+    """What PyTorch is set to while the loss and its gradient are computed."""
+    if name.startswith("autocast_"):
+        with torch.autocast("cpu", dtype=getattr(torch, name.removeprefix("autocast_"))):
+            yield
+    elif name == "deterministic":
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(False)
+    else:
+        yield
