@@ -1,5 +1,5 @@
 """Everything a contributor or a CI runs. ``nox -l`` lists the sessions; plain ``nox`` runs lint, types, tests,
-conformance of every backend, and build.
+conformance of every backend, the example ports, and build.
 
 All sessions share one environment with the tested stack (constraints.txt), because installing three frameworks takes
 longer than most sessions; it is made once and made again when pyproject.toml or constraints.txt change. hemspec itself
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["lint", "types", "tests", "conformance", "build"]
+nox.options.sessions = ["lint", "types", "tests", "conformance", "ports", "build"]
 nox.options.error_on_missing_interpreters = True
 nox.needs_version = ">=2024.4.15"
 
@@ -36,6 +36,11 @@ BACKENDS = {
     "keras-torch": {"KERAS_BACKEND": "torch"},
 }
 """The targets of the conformance suite and of the tests, with the environment variables each needs."""
+
+PORTS = ["autograd", "mlx"]
+"""Frameworks of the example ports in examples/backends."""
+PORTS_NEED = ["pytest", "hypothesis"]
+"""All that the suite needs beside NumPy."""
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "1"}
 """One thread a process, since two processes share the cores; and TensorFlow's start-up messages off."""
@@ -79,10 +84,51 @@ def tests(session: nox.Session) -> None:
 @nox.session(venv_backend="none")
 @nox.parametrize("backend", list(BACKENDS))
 def conformance(session: nox.Session, backend: str) -> None:
-    """The conformance suite on one backend; ``nox -s "conformance(backend='torch')" -- --full`` asks everything."""
+    """The conformance suite on one backend or, unless one is named, on all of them, put side by side at the end.
+
+    Arguments go to hemspec-conformance: ``nox -s "conformance(backend='torch')" -- --only 'hem_loss/*' --full``.
+    """
     stack(session)
-    suite = ["-p", "hemspec_conformance.plugin", "--pyargs", "hemspec_conformance", "--target", backend]
-    pytest(session, *suite, "-n2", *session.posargs, config=None, **BACKENDS[backend])
+    adapter = f"hemspec_conformance.adapters.{backend.split('-')[0]}"
+    limit = ["--workers", "2", "--timeout", "180"]  # two cores, where a first compilation can take its time
+    verdict = ROOT / "results/conformance" / f"{backend}.json"
+    with session.chdir(outside()):
+        command = ["hemspec-conformance", "--backend", adapter, *limit, "--json", str(verdict), *session.posargs]
+        run(session, *command, env=BACKENDS[backend])
+    if not session.posargs:
+        session.notify("matrix")
+
+
+@nox.session(default=False, venv_backend="none")
+def matrix(session: nox.Session) -> None:
+    """Put the verdicts on all backends side by side: results/conformance.html, and the table of the README."""
+    stack(session)
+    verdicts = [ROOT / "results/conformance" / f"{backend}.json" for backend in BACKENDS]
+    missing = [path.stem for path in verdicts if not path.exists()]
+    if missing:
+        return session.skip(f"no verdict yet on {', '.join(missing)}")
+    table = ROOT / "results/conformance.md"
+    pages = ["--html", str(ROOT / "results/conformance.html"), "--markdown", str(table)]
+    run(session, "hemspec-conformance", "--merge", *map(str, verdicts), *pages)
+    # The README says what passes. The skipped checks are the last column: with a GPU there are fewer, and more rows.
+    shown = (ROOT / "README.md").read_text()
+    for row in table.read_text().splitlines():
+        backend, skipped = row.split(" | ")[0], row.split(" | ")[-1]
+        same_machine = any(line.startswith(backend) and line.endswith(skipped) for line in shown.splitlines())
+        if row not in shown and (same_machine or backend not in shown):
+            session.error(f"the README's conformance table is out of date; {table} has\n{row}")
+    return None
+
+
+@nox.session
+@nox.parametrize("framework", PORTS)
+def ports(session: nox.Session, framework: str) -> None:
+    """The suite on the example ports, each beside its framework alone: NumPy, pytest, hypothesis and the wheel."""
+    session.install(*PORTS_NEED, framework, *constraints())
+    session.install("--no-deps", str(wheel(session)))
+    folder = ROOT / "examples/backends" / framework
+    session.chdir(folder)
+    session.run("hemspec-conformance", "--backend", f"hem_{framework}_adapter", "--workers", "2", *session.posargs)
 
 
 @nox.session(venv_backend="none")
@@ -107,12 +153,13 @@ def build(session: nox.Session) -> None:
     target = Path(session.create_tmp()) / "dist"
     shutil.rmtree(target, ignore_errors=True)
     session.run("python", "-m", "build", "--no-isolation", "--outdir", str(target), str(ROOT), silent=True)
-    (wheel,) = target.glob("*.whl")
-    session.install(f"{wheel}[conformance]", *constraints())
+    (built,) = target.glob("*.whl")
+    session.install(str(built), *PORTS_NEED, *constraints())
     session.chdir(session.create_tmp())
     session.run("pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", str(ROOT / "tests/bare"))
-    suite = ["-p", "hemspec_conformance.plugin", "--pyargs", "hemspec_conformance", "--target", "numpy"]
-    session.run("pytest", "-q", *suite)
+    adapter = "hemspec_conformance.adapters.numpy"
+    session.run("hemspec-conformance", "--backend", adapter, "--workers", "2")
+    session.run("pytest", "-q", "--pyargs", "hemspec_conformance", "--backend", adapter, "-k", "hem_loss and random")
 
 
 @nox.session(default=False, venv_backend="none")
@@ -140,11 +187,21 @@ def stack(session: nox.Session) -> None:
         pip(session, "install", *constraints(), f"{ROOT}[{EXTRAS}]", *TOOLS)
         stamp.write_text(recipe.hexdigest())
     if not getattr(stack, "installed", False):
-        wheels = WORK / "wheels"
-        shutil.rmtree(wheels, ignore_errors=True)
-        pip(session, "wheel", "--no-deps", "--wheel-dir", str(wheels), str(ROOT))
-        pip(session, "install", "--no-deps", "--force-reinstall", *map(str, wheels.glob("*.whl")))
+        pip(session, "install", "--no-deps", "--force-reinstall", str(wheel(session)))
         stack.installed = True  # type: ignore[attr-defined]  # once for all sessions of a run
+
+
+def wheel(session: nox.Session) -> Path:
+    """A wheel of this tree, built once in a run."""
+    folder = WORK / "wheels"
+    if not getattr(wheel, "built", False):
+        shutil.rmtree(folder, ignore_errors=True)
+        session.run(
+            sys.executable, "-m", "pip", "-q", "wheel", "--no-deps", "-w", str(folder), str(ROOT), external=True
+        )
+        wheel.built = True  # type: ignore[attr-defined]
+    (path,) = folder.glob("*.whl")
+    return path
 
 
 def pip(session: nox.Session, *arguments: str) -> None:
@@ -158,11 +215,15 @@ def run(session: nox.Session, program: str, *arguments: str, env: dict[str, str]
     session.run(str(STACK / "bin" / program), *arguments, external=True, env={**QUIET, "PATH": path, **(env or {})})
 
 
-def pytest(session: nox.Session, *arguments: object, config: Path | None = ROOT / "pyproject.toml", **env: str) -> None:
+def pytest(session: nox.Session, *arguments: object, **env: str) -> None:
     """pytest outside the tree, so that it cannot import from it."""
-    outside = WORK / "outside"
-    outside.mkdir(exist_ok=True)
-    (outside / "pytest.ini").touch()  # else the tree's configuration applies to the conformance suite as well
-    options = ["-q", "-p", "no:cacheprovider", *(["-c", str(config)] if config else [])]
-    with session.chdir(outside):
+    options = ["-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    with session.chdir(outside()):
         run(session, "pytest", *options, *map(str, arguments), env=env)
+
+
+def outside() -> Path:
+    """A folder from which nothing of the tree can be imported."""
+    folder = WORK / "outside"
+    folder.mkdir(exist_ok=True)
+    return folder

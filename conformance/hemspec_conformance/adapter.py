@@ -46,17 +46,20 @@ class Call:
     reduction: str = "mean"
     constants: Mapping[str, Any] = field(default_factory=dict)
     """The hyper-parameters: margin, gamma, ..., each a number, a float64 NumPy array, or a flag."""
+    left_out: Collection[str] = ()
+    """Arguments not to be given, because the default is what is asked about. The fields hold what it has to be."""
 
     @property
     def keywords(self) -> dict[str, Any]:
-        """All arguments after logits and labels, by the reference's names."""
-        return {
+        """All arguments to be given after logits and labels, by the reference's names."""
+        arguments = {
             "axis": self.axis,
             "sample_weight": self.sample_weight,
             "ignore_index": self.ignore_index,
             "reduction": self.reduction,
             **self.constants,
         }
+        return {name: value for name, value in arguments.items() if name not in self.left_out}
 
 
 @dataclass(frozen=True)
@@ -82,11 +85,18 @@ class Mode:
     refusals: bool = True
     """Bad arguments are tried. Off for a mode that refuses where another one does, or a port that refuses nothing."""
     per_example: bool = False
-    """The loss is mapped over the first axis, one example at a time. Asked for sums and for losses by position."""
-    coverage: Literal["all", "first dtype", "core"] = "all"
-    """What a usual run asks: every case in every dtype; every case in the first dtype and the core cases in the others,
-    for modes that trace each case for the better part of a second; the core cases in the first two dtypes, for modes
-    that compile for seconds. A full run asks all of all."""
+    """The loss is mapped over the first axis, one example at a time. Asked for sums and for losses by position. An
+    example has to be given a batch axis of 1, else its weight and its class axis would be out of place."""
+    coverage: Literal["all", "first dtype", "brief", "core"] = "all"
+    """What a usual run asks; a full one asks all of all.
+
+    - "all": every case in every dtype.
+    - "first dtype": every case in the first dtype, the core cases in the others. For a mode that traces each case for
+      the better part of a second.
+    - "brief": likewise, but what stands around a formula (shapes, weights, ignored positions) is asked of HEM,
+      cross-entropy and Dice alone. For a second mode that traces, of a backend whose losses share that code.
+    - "core": the core cases in the first two dtypes. For a mode that compiles for seconds.
+    """
     skip: str = ""
     """Why the mode cannot run here ("no CUDA device"); its checks are then reported as skipped."""
 

@@ -24,9 +24,9 @@ from hemspec_conformance.check import ConformanceError, Place, as_dtype, compare
 from hemspec_conformance.vectors import reference_answer
 
 MARGIN_LOSSES: Final = ("hem_loss", "multi_margin_loss")
-EXAMPLES: Final = {"all": 25, "first dtype": 15, "core": 10}
+EXAMPLES: Final = {"all": 20, "first dtype": 15, "brief": 15, "core": 10}
 """How many examples a law is tried on, by the coverage of the mode."""
-SHRINKING_SECONDS: Final = 5.0
+SHRINKING_SECONDS: Final = 2.0
 
 Draw = Callable[[Any], Any]
 

@@ -19,6 +19,8 @@ from hemspec_conformance.vectors import Vector, load
 
 Kind = Literal["vector", "bad input", "law", "adapter"]
 
+STAND_FOR_OTHERS: Final = ("hem_loss", "cross_entropy_loss", "dice_loss")
+"""The losses that a brief mode asks about shapes, weights and ignored positions: each adds up in its own way."""
 NO_BFLOAT16: Final = "NumPy has no bfloat16 without the package ml_dtypes, which is not installed"
 
 
@@ -132,7 +134,11 @@ def fits(mode: Mode, vector: Vector) -> bool:
         whole = call.constants.get("batch", False) or not call.labels.size or rank < 2 or call.axis % rank == 0
         return call.reduction in ("sum", "none") and not whole
     if mode.layout in ("channels_first", "channels_last"):
-        return rank > 2 and call.axis % rank != (1 if mode.layout == "channels_first" else rank - 1)
+        return (
+            rank > 2
+            and vector.label_form == "ids"
+            and call.axis % rank != (1 if mode.layout == "channels_first" else rank - 1)
+        )
     return True
 
 
@@ -140,6 +146,8 @@ def asked(mode: Mode, vector: Vector, dtype: str) -> bool:
     """Whether a usual run asks a mode for this case."""
     if mode.coverage == "core":
         return vector.core and dtype in mode.dtypes[:2]
+    if mode.coverage == "brief" and vector.about_positions and vector.call.loss not in STAND_FOR_OTHERS:
+        return False
     return mode.coverage == "all" or vector.core or dtype == mode.dtypes[0]
 
 
@@ -162,9 +170,10 @@ def rejection_checks(backend: Backend, loss: str, mode: Mode, full: bool) -> Ite
         accepted = rejection.label_form and len(backend.label_forms) > 1
         if rejection.call.loss != loss or accepted or (rejection.static and not mode.static_shapes):
             continue
-        # Where a trace refuses there is nothing to compile, and HEM stands for the others in what is left.
-        brief = mode.coverage == "core" and not mode.reads_values
-        if full or not brief or (loss == "hem_loss" and not rejection.static):
+        # Where a trace refuses there is nothing to compile; in a core mode HEM stands for the others in what is left.
+        briefly = mode.coverage in ("brief", "core") and not mode.reads_values
+        asked = not briefly or (not rejection.static and (mode.coverage == "brief" or loss == "hem_loss"))
+        if full or asked:
             yield Check(
                 "bad input",
                 loss,

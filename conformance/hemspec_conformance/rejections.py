@@ -33,7 +33,7 @@ class Rejection:
     bad_at: int | None = None
     """The position that is bad; None where a bad constant spoils them all."""
     label_form: bool = False
-    """A form of label that a lenient backend accepts."""
+    """A form of label or weight that a backend with other forms of labels accepts."""
 
     def bad_positions(self) -> Any:
         bad = np.ones(self.call.labels.shape, bool)
@@ -71,8 +71,10 @@ def arguments_rejected(loss: str) -> list[Rejection]:
         ("labels_boolean", {"labels": LABELS > 0}, ["labels", "integer", "bool"]),
         ("weights_wrong_shape", {"sample_weight": np.ones(3, np.float32)}, ["sample_weight", "(4,)", "(3,)"]),
         ("weights_per_class", {"sample_weight": np.ones((4, 3), np.float32)}, ["sample_weight", "(4,)", "(4, 3)"]),
+        ("weights_scalar", {"sample_weight": np.array(1.0, np.float32)}, ["sample_weight", "(4,)", "()"]),
         ("reduction_unknown", {"reduction": "average"}, ["reduction", "'mean'", "'average'"]),
         ("ignore_index_float", {"ignore_index": 1.5}, ["ignore_index", "integer", "float"]),
+        ("ignore_index_boolean", {"ignore_index": True}, ["ignore_index", "integer", "bool"]),
     ]
     rejections = [Rejection(name, call(loss, **changes), words, static=True) for name, changes, words in static]
     if loss not in ("hem_loss", "multi_margin_loss"):
@@ -90,6 +92,14 @@ def arguments_rejected(loss: str) -> list[Rejection]:
     ):
         rejections.append(Rejection(name, call(loss, labels=labels), words, static=True, label_form=True))
 
+    trailing = call(loss, sample_weight=np.ones((4, 1), np.float32))  # Keras squeezes it before a loss sees it
+    words = ["sample_weight", "(4,)", "(4, 1)"]
+    rejections.append(Rejection("weights_trailing_axis", trailing, words, static=True, label_form=True))
+
+    for reduction in ("none", "mean"):  # without ignore_index -100 is a label like any other: a bad one
+        off = call(loss, labels=at(LABELS, 2, -100), ignore_index=None, reduction=reduction)
+        words = ["labels", "[0, 3)", "got -100", "index 2"]
+        rejections.append(Rejection(f"ignore_index_off_{reduction}", off, words, bad_at=2))
     for name, label in (("labels_too_large", 3), ("labels_negative", -1), ("labels_far_out", 10**6)):
         for reduction in ("none", "mean"):
             bad = call(loss, labels=at(LABELS, 2, label), reduction=reduction)
@@ -130,6 +140,21 @@ def constants_rejected() -> list[Rejection]:
             rejections.append(Rejection(f"{constant}_{value}", bad, [constant, "finite", word, "index 1"]))
         wrong = with_constant(loss, constant, np.ones(4))
         rejections.append(Rejection(f"{constant}_wrong_length", wrong, [constant, "(3,)", "(4,)"], static=True))
+    for loss, constant in (("focal_loss", "alpha"), ("logit_adjusted_loss", "class_counts")):
+        scalar = with_constant(loss, constant, 1.0)
+        words = [constant, "one entry per class", "()"]
+        rejections.append(Rejection(f"{constant}_scalar", scalar, words, static=True))
+    for loss, constant in (
+        ("focal_loss", "gamma"),
+        ("logit_norm_loss", "temperature"),
+        ("logit_adjusted_loss", "temperature"),
+        ("dice_loss", "smooth"),
+    ):
+        vector = with_constant(loss, constant, np.ones(3))
+        words = [constant, "one number", "(3,)"]
+        rejections.append(Rejection(f"{constant}_vector", vector, words, static=True))
+    flag = with_constant("dice_loss", "batch", "no")
+    rejections.append(Rejection("batch_not_a_flag", flag, ["batch", "True or False", "'no'"], static=True))
     return rejections
 
 

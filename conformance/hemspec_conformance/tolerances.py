@@ -6,8 +6,9 @@ An answer is computed in float32 (float64 for float64 logits) and, for a gradien
 
 The last two terms are the rounding of the result itself. `steps` counts the roundings a careful implementation makes:
 a margin loss subtracts, adds and divides; LogitNorm divides by a temperature of 0.04, which magnifies the rounding of
-the normalised logits 25 times before the softmax sees it. The specification allows every summation order, and the
-rounding of a sum over C classes grows with about sqrt(C) in a plain loop: `steps` is at least that.
+the normalised logits 25 times before the softmax sees it. The roundings of a sum over C classes are as good as random
+and grow with about sqrt(C): `steps` is at least that. They are not random in a plain loop over thousands of equal
+numbers, which drifts by C of them; where a framework's own sum is such a loop, a port has to add up in blocks.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from hemspec_conformance.adapter import DTYPES, LOSSES, Array, Call, LabelForm
 from hemspec_conformance.encoding import decode, encode
 
 GENERATOR: Final = "python -m hemspec_conformance.vectors"
-AT_LEAST: Final = 412
+AT_LEAST: Final = 517
 """The vectors of this version of the specification; the number only ever grows."""
 
 
@@ -43,6 +43,8 @@ class Vector:
     """The dtypes that hold the logits exactly, so that the same answer is right in all of them."""
     core: bool = False
     """Runs in every dtype even in modes that are slow to compile."""
+    about_positions: bool = False
+    """Is about what stands around a loss's formula, of which every loss has a vector."""
     label_form: LabelForm = "ids"
     """How the labels, which are class indices here, are given to the backend; a form it does not take is not asked."""
     source: str = ""
@@ -58,6 +60,8 @@ def to_json(vector: Vector) -> dict[str, Any]:
     data: dict[str, Any] = {"name": vector.name, "dtypes": list(vector.dtypes)}
     if vector.core:
         data["core"] = True
+    if vector.about_positions:
+        data["about_positions"] = True
     if vector.label_form != "ids":
         data["label_form"] = vector.label_form
     if vector.source:
@@ -68,6 +72,8 @@ def to_json(vector: Vector) -> dict[str, Any]:
         data["sample_weight"] = {"dtype": call.sample_weight.dtype.name, "data": encode(call.sample_weight)}
     data["axis"], data["ignore_index"], data["reduction"] = call.axis, call.ignore_index, call.reduction
     data["constants"] = {k: encode(v) if isinstance(v, np.ndarray) else v for k, v in call.constants.items()}
+    if call.left_out:
+        data["left_out"] = list(call.left_out)
     data["value"], data["gradient"] = encode(vector.value), encode(vector.gradient)
     return data
 
@@ -83,7 +89,8 @@ def from_json(loss: str, data: dict[str, Any]) -> Vector:
         axis=data["axis"],
         ignore_index=data["ignore_index"],
         reduction=data["reduction"],
-        constants={k: np.array(v, float) if isinstance(v, list) else v for k, v in data["constants"].items()},
+        constants={k: decode(v, float) if isinstance(v, list | dict) else v for k, v in data["constants"].items()},
+        left_out=tuple(data.get("left_out", ())),
     )
     return Vector(
         data["name"],
@@ -92,6 +99,7 @@ def from_json(loss: str, data: dict[str, Any]) -> Vector:
         decode(data["gradient"], np.float64, shape),
         tuple(data["dtypes"]),
         data.get("core", False),
+        data.get("about_positions", False),
         data.get("label_form", "ids"),
         data.get("source", ""),
     )
@@ -100,16 +108,9 @@ def from_json(loss: str, data: dict[str, Any]) -> Vector:
 def reference_answer(call: Call) -> tuple[Array, Array]:
     """Value and gradient by the reference, in float64."""
     function = getattr(importlib.import_module("hemspec"), call.loss)
-    arguments = {
-        "sample_weight": call.sample_weight,
-        "axis": call.axis,
-        "ignore_index": call.ignore_index,
-        "reduction": call.reduction,
-        **call.constants,
-    }
     with np.errstate(all="ignore"):
-        value = np.asarray(function(call.logits, call.labels, **arguments))
-        return value, function.gradient(call.logits, call.labels, **arguments)
+        value = np.asarray(function(call.logits, call.labels, **call.keywords))
+        return value, function.gradient(call.logits, call.labels, **call.keywords)
 
 
 @dataclass(frozen=True)
@@ -134,7 +135,15 @@ def compare_with_frozen(frozen: Iterable[Vector]) -> Comparison:
         if case.published and not is_published(float(value), case.published):
             raise ValueError(f"{case.name}: the reference gives {value}, but {case.source} says {case.published}")
         vector = Vector(
-            case.name, case.call, value, gradient, tuple(case.dtypes), case.core, case.label_form, case.source
+            case.name,
+            case.call,
+            value,
+            gradient,
+            tuple(case.dtypes),
+            case.core,
+            case.about_positions,
+            case.label_form,
+            case.source,
         )
         label = f"{case.call.loss}: {case.name}"
         before = old.pop((case.call.loss, case.name), None)
@@ -150,10 +159,12 @@ def compare_with_frozen(frozen: Iterable[Vector]) -> Comparison:
 
 
 def means_the_same(a: Vector, b: Vector) -> bool:
-    """The same question with the same answer. Whether it is core, and who worked it out, is not part of that."""
+    """The same question with the same answer. What kind of case it is, and who worked it out, is not part of that."""
 
     def inputs(vector: Vector) -> dict[str, Any]:
-        answerless = replace(vector, value=np.zeros(()), gradient=np.zeros(()), core=False, source="")
+        answerless = replace(
+            vector, value=np.zeros(()), gradient=np.zeros(()), core=False, about_positions=False, source=""
+        )
         return to_json(answerless)
 
     return inputs(a) == inputs(b) and agree(a.value, b.value) and agree(a.gradient, b.gradient)

@@ -194,21 +194,16 @@ def read(paths: Iterable[Path]) -> list[Verdict]:
 
 
 def markdown(verdicts: Sequence[Verdict]) -> str:
-    """All backends in one table: what passed, by loss."""
-    rows = [["backend", *map(short, LOSSES), "bad input", "laws", "failed", "modes"]]
+    """All backends in one table: checks passed, by loss; – for a loss that is not offered."""
+    rows = [["backend", *map(short, LOSSES), "bad input", "laws", "modes", "expected to fail", "failed", "skipped"]]
     for verdict in verdicts:
-        by_kind = cells(verdict.outcomes, "kind", "loss")
-        kinds = cells(verdict.outcomes, "kind")
-        modes = dict.fromkeys(o.mode for o in verdict.outcomes if o.mode and o.status != "skipped")
-        rows.append(
-            [
-                verdict.backend,
-                *(str(by_kind.get(("vector", loss), Cell())) for loss in LOSSES),
-                *(str(kinds.get((kind,), Cell())) for kind in ("bad input", "law")),
-                str(verdict.counts["failed"]),
-                str(len(modes)),
-            ]
-        )
+        by_loss, by_kind = cells(verdict.outcomes, "kind", "loss"), cells(verdict.outcomes, "kind")
+        counted = [*(("vector", loss) for loss in LOSSES), ("bad input",), ("law",)]
+        found = [(by_loss if len(key) > 1 else by_kind).get(key, Cell()).counts for key in counted]
+        modes = {outcome.mode for outcome in verdict.outcomes if outcome.mode and outcome.status == "passed"}
+        others = [verdict.counts[status] for status in ("expected failure", "failed", "skipped")]
+        passed = ["–" if counts["not offered"] else counts["passed"] for counts in found]
+        rows.append([verdict.backend, *map(str, [*passed, len(modes), *others])])
     lines = [f"| {' | '.join(row)} |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")
     return "\n".join(lines) + "\n"

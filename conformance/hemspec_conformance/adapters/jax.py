@@ -32,7 +32,7 @@ X64 = Mode(
     dtypes=("float64", "float32", "bfloat16"),
     reads_values=False,
     refusals=False,
-    coverage="first dtype",
+    coverage="brief",
 )
 VMAP = Mode("vmap", dtypes=("float32",), setting="strict", reads_values=False, per_example=True)
 modes = (
@@ -72,8 +72,7 @@ def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
     ):
         # Under jit the vectors are arguments, so their values are unknown while tracing; numbers are closed over.
         vectors = {k: v for k, v in call.constants.items() if isinstance(v, np.ndarray)}
-        numbers = {k: v for k, v in call.constants.items() if k not in vectors}
-        fixed = {"axis": call.axis, "ignore_index": call.ignore_index, "reduction": call.reduction, **numbers}
+        fixed = {k: v for k, v in call.keywords.items() if k != "sample_weight" and k not in vectors}
         differentiable = jnp.issubdtype(call.logits.dtype, jnp.floating)
         evaluate = evaluation(call.loss, mode, differentiable, Options(fixed))
         (_, value), gradient = evaluate(call.logits, call.labels, call.sample_weight, vectors)

@@ -23,7 +23,7 @@ label_forms = ("ids", "column", "one_hot", "float")
 ON_JAX = FRAMEWORK == "jax"
 HALF = ("float32", "bfloat16", "float16")
 EAGER = Mode("eager", dtypes=HALF if ON_JAX else DTYPES, coverage="core" if ON_JAX else "all")
-TRACED = Mode("traced", dtypes=EAGER.dtypes, reads_values=False, coverage="first dtype")
+TRACED = Mode("traced", dtypes=EAGER.dtypes, reads_values=False, coverage="brief")
 POLICIES = tuple(
     Mode("eager", setting=policy, dtypes=("float32", half), refusals=False, coverage="core")
     for policy, half in (("mixed_float16", "float16"), ("mixed_bfloat16", "bfloat16"))
@@ -45,9 +45,9 @@ def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
     if mode.setting:
         keras.config.set_dtype_policy(mode.setting)
     try:
-        loss = getattr(hemspec.keras, LOSSES[call.loss])(
-            axis=call.axis, ignore_class=call.ignore_index, reduction=call.reduction, **call.constants
-        )
+        # Keras ignores no class unless it is told to, so that one is never left out.
+        options = {k: v for k, v in call.keywords.items() if k not in ("sample_weight", "ignore_index")}
+        loss = getattr(hemspec.keras, LOSSES[call.loss])(ignore_class=call.ignore_index, **options)
     finally:
         keras.config.set_dtype_policy(usual)
     step: Callable[..., tuple[Any, Any]] = globals()[f"{FRAMEWORK}_step"]

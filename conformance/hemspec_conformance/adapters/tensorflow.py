@@ -19,7 +19,7 @@ NO_GPU = "" if tf.config.list_physical_devices("GPU") else "TensorFlow finds no 
 EAGER = Mode("eager")
 GRAPH = Mode("graph", reads_values=False, coverage="first dtype")
 UNKNOWN = Mode("graph", setting="unknown_sizes", reads_values=False, static_shapes=False, coverage="core")
-XLA = Mode("xla", reads_values=False, coverage="first dtype")
+XLA = Mode("xla", reads_values=False, coverage="brief")
 VMAP = Mode("vmap", dtypes=("float32",), reads_values=False, per_example=True)
 modes = (
     EAGER,
@@ -56,8 +56,7 @@ def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
     arrays = [call.logits, call.labels, *([] if call.sample_weight is None else [call.sample_weight])]
     # In a graph the vectors are arguments, so their values are unknown while tracing; numbers are closed over.
     vectors = {k: tf.constant(v) for k, v in call.constants.items() if isinstance(v, np.ndarray)}
-    numbers = {k: v for k, v in call.constants.items() if k not in vectors}
-    fixed = {"axis": call.axis, "ignore_index": call.ignore_index, "reduction": call.reduction, **numbers}
+    fixed = {k: v for k, v in call.keywords.items() if k != "sample_weight" and k not in vectors}
     function = evaluate if mode.execution == "eager" else graph(call.loss, fixed, arrays, vectors, mode)
     value, gradient = function(call.loss, fixed, arrays, vectors)
     return tf.reduce_sum(value) if mode.per_example and call.reduction == "sum" else value, gradient
@@ -95,7 +94,7 @@ def evaluate(loss: str, fixed: dict[str, Any], arrays: list[Any], vectors: dict[
 
 
 def per_example(loss: str, fixed: dict[str, Any], arrays: list[Any], vectors: dict[str, Any]) -> tuple[Any, Any]:
-    """tf.vectorized_map over the batch; an example keeps a batch axis of 1, so that the class axis stays where it is."""
+    """tf.vectorized_map over the batch; an example keeps a batch axis of 1, so that its class axis stays in place."""
 
     def one(example: list[Any]) -> tuple[Any, Any]:
         value, gradient = evaluate(loss, fixed, [array[tf.newaxis] for array in example], vectors)

@@ -23,7 +23,7 @@ EAGER = Mode("eager")
 MODULE = Mode("module")
 GRAPH = Mode("graph", reads_values=False, coverage="first dtype")
 """torch.compile(fullgraph=True) up to the graph that Dynamo captures, run as it is: a third of a second a case."""
-COMPILED = Mode("compile", dtypes=("float32", "float64"), reads_values=False, refusals=False, coverage="core")
+COMPILED = Mode("compile", dtypes=("float32",), reads_values=False, refusals=False, coverage="core")
 """All of torch.compile(fullgraph=True), the code that Inductor generates included: several seconds a case."""
 DYNAMIC = Mode(
     "compile",
@@ -99,20 +99,20 @@ def in_torch_order(logits: Tensor, call: Call, mode: Mode) -> Tensor:
 
 def loss_of(call: Call, mode: Mode) -> Callable[..., Tensor]:
     """The loss as a function of logits, labels and weight."""
-    options: dict[str, Any] = {"ignore_index": call.ignore_index, "reduction": call.reduction}
+    options = {name: value for name, value in call.keywords.items() if name not in ("axis", "sample_weight")}
     if mode is MODULE:
-        criterion: Callable[..., Tensor] = getattr(hemspec.torch, LOSSES[call.loss])(**options, **call.constants)
+        criterion: Callable[..., Tensor] = getattr(hemspec.torch, LOSSES[call.loss])(**options)
         return criterion
     loss = getattr(hemspec.torch, call.loss)
     if mode.execution in ("graph", "compile"):
         return compile_loss(loss, call, mode, options)
-    return lambda logits, labels, weight: loss(logits, labels, sample_weight=weight, **options, **call.constants)
+    return lambda logits, labels, weight: loss(logits, labels, sample_weight=weight, **options)
 
 
 def compile_loss(loss: Any, call: Call, mode: Mode, options: dict[str, Any]) -> Callable[..., Tensor]:
     """torch.compile without graph breaks. Calls that differ in shapes and vectors alone share their code."""
-    vectors = {k: from_numpy(v, mode) for k, v in call.constants.items() if isinstance(v, np.ndarray)}
-    fixed = {**options, **{k: v for k, v in call.constants.items() if k not in vectors}}
+    vectors = {k: from_numpy(v, mode) for k, v in options.items() if isinstance(v, np.ndarray)}
+    fixed = {k: v for k, v in options.items() if k not in vectors}
     key = (mode.name, call.loss, call.sample_weight is None, repr(fixed), *vectors)
     if mode.setting != "dynamic":
         key = (*key, call.logits.dtype, call.logits.shape)
