@@ -11,7 +11,7 @@ from typing import Final
 from hemspec_conformance.adapter import LOSSES
 from hemspec_conformance.session import Outcome
 from hemspec_conformance.tolerances import STEPS
-from hemspec_conformance.verdict import MESSAGES_SHOWN, Cell, Verdict, cells, said, short
+from hemspec_conformance.verdict import MESSAGES_SHOWN, Cell, Verdict, by_reason, cells, said, short
 
 KINDS: Final = {"vector": "vectors", "bad input": "bad input", "law": "laws", "adapter": "adapter"}
 GRAVITY: Final = {"failed": "bad", "expected failure": "odd", "passed": "good"}
@@ -293,15 +293,12 @@ def failed(verdict: Verdict, anchor: str) -> str:
 
 def expected(verdict: Verdict) -> str:
     """The expected failures by their reason, the first line of the message."""
-    by_reason: dict[str, list[str]] = {}
-    for outcome in verdict.outcomes:
-        if outcome.status == "expected failure":
-            reason, _, message = outcome.message.partition("\n")
-            by_reason.setdefault(reason, []).append(details(outcome, message))
-    if not by_reason:
+    reasons = by_reason(verdict)
+    if not reasons:
         return ""
     parts = ["<h3>Expected failures</h3>"]
-    for reason, found in by_reason.items():
+    for reason, outcomes in reasons.items():
+        found = [details(outcome, outcome.message.partition("\n")[2]) for outcome in outcomes]
         parts.append(f"<p>{linked(reason)}</p>")
         parts.append(f"<details><summary>{len(found)} of them</summary>\n" + "\n".join(found) + "\n</details>")
     return "\n".join(parts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -87,10 +88,8 @@ def adapter_checks(backend: Backend) -> Iterator[Check]:
     yield check("losses", known_losses)
     for mode in backend.modes:
         for dtype in mode.dtypes:
-            skip = reason_to_skip(mode, dtype)
-            yield check(
-                "round_trip", lambda mode=mode, dtype=dtype: round_trip(backend, mode, dtype), mode.name, dtype, skip
-            )  # type: ignore[misc]
+            run = functools.partial(round_trip, backend, mode, dtype)
+            yield check("round_trip", run, mode.name, dtype, reason_to_skip(mode, dtype))
 
 
 def round_trip(backend: Backend, mode: Mode, dtype: str) -> None:
@@ -121,7 +120,7 @@ def vector_checks(backend: Backend, loss: str, mode: Mode, full: bool) -> Iterat
                 vector.name,
                 mode.name,
                 dtype,
-                lambda vector=vector, dtype=dtype: check_vector(backend, vector, mode, dtype),  # type: ignore[misc]
+                functools.partial(check_vector, backend, vector, mode, dtype),
                 reason_to_skip(mode, dtype),
             )
 
@@ -180,7 +179,7 @@ def rejection_checks(backend: Backend, loss: str, mode: Mode, full: bool) -> Ite
                 f"bad_{rejection.name}",
                 mode.name,
                 rejection.call.logits.dtype.name,
-                lambda rejection=rejection: run(rejection),  # type: ignore[misc]
+                functools.partial(run, rejection),
                 mode.skip,
             )
 
@@ -203,6 +202,6 @@ def law_checks(backend: Backend, loss: str, mode: Mode, examples: int) -> Iterat
                 f"law_{law.name}",
                 mode.name,
                 dtype,
-                lambda law=law: run(law),  # type: ignore[misc]
+                functools.partial(run, law),
                 reason_to_skip(mode, dtype),
             )

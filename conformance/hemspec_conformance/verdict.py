@@ -147,12 +147,21 @@ def summary(verdict: Verdict) -> str:
     asked = [worst.get((loss,), Cell()) for loss in LOSSES]
     rows.append(["worst error / tolerance", *(f"{cell.worst:.2g}" if cell.counts["passed"] else "·" for cell in asked)])
     lines = ["", *table(rows), f"the adapter itself: {worst.get(('',), Cell())}", "", *failures(verdict)]
-    for outcome in verdict.outcomes:
-        if outcome.status == "expected failure":
-            lines.append(f"expected failure {outcome.id}: {outcome.message.splitlines()[0]}")
+    for outcomes in by_reason(verdict).values():
+        more = f" and {len(outcomes) - 1} more" if len(outcomes) > 1 else ""
+        lines.append(f"expected failure {outcomes[0].id}{more}: {outcomes[0].message.splitlines()[0]}")
     for (reason,), cell in cells((o for o in verdict.outcomes if o.status == "skipped"), "message").items():
         lines.append(f"skipped {cell.counts['skipped']}: {reason}")
     return "\n".join([*lines, said(verdict)]) + "\n"
+
+
+def by_reason(verdict: Verdict) -> dict[str, list[Outcome]]:
+    """The expected failures, by the first line of their message: the reason and the link."""
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in verdict.outcomes:
+        if outcome.status == "expected failure":
+            groups.setdefault(outcome.message.splitlines()[0], []).append(outcome)
+    return groups
 
 
 def failures(verdict: Verdict) -> list[str]:
@@ -173,7 +182,11 @@ def failures(verdict: Verdict) -> list[str]:
 def said(verdict: Verdict) -> str:
     """The verdict in a line."""
     versions = ", ".join(f"{package} {version}" for package, version in verdict.versions.items())
-    counts = ", ".join(f"{number} {status}" for status, number in verdict.counts.items() if number)
+    counts = ", ".join(
+        f"{number} {status if number == 1 else status.replace('failure', 'failures')}"
+        for status, number in verdict.counts.items()
+        if number
+    )
     if verdict.conforms:
         word = "passes the part that was asked" if verdict.partial else "conforms"
     else:

@@ -48,7 +48,7 @@ modes = (
 
 
 def versions() -> Mapping[str, str]:
-    return {"jax": jax.__version__}
+    return {"jax": jax.__version__, **({} if NO_GPU else {"device": jax.devices()[0].device_kind})}
 
 
 def from_numpy(array: Array, mode: Mode) -> Any:

@@ -57,7 +57,7 @@ compiled: dict[Any, Callable[..., Tensor]] = {}
 
 
 def versions() -> Mapping[str, str]:
-    return {"torch": torch.__version__}
+    return {"torch": torch.__version__, **({} if NO_CUDA else {"device": torch.cuda.get_device_name()})}
 
 
 def from_numpy(array: Array, mode: Mode) -> Tensor:
@@ -86,7 +86,7 @@ def value_and_gradient(call: Call, mode: Mode) -> tuple[Tensor, Tensor]:
         logits.requires_grad_()
     with setting(mode.setting):
         value = loss_of(call, mode)(in_torch_order(logits, call, mode), call.labels, call.sample_weight)
-        value.sum().backward()
+        value.sum().backward()  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     return value, logits.grad
 
@@ -133,8 +133,8 @@ def per_example(call: Call, mode: Mode) -> tuple[Tensor, Tensor]:
 
     def one(logits: Tensor, labels: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         # The example keeps a batch axis of 1, so that the class axis stays where it is.
-        batch = [None if array is None else array.unsqueeze(0) for array in (logits, labels, weight)]
-        value = loss(in_torch_order(batch[0], call, mode), *batch[1:])
+        batch = in_torch_order(logits.unsqueeze(0), call, mode)
+        value = loss(batch, labels.unsqueeze(0), None if weight is None else weight.unsqueeze(0))
         return value.sum(), value.squeeze(0) if value.ndim else value
 
     arrays = (call.logits, call.labels, call.sample_weight)
