@@ -67,7 +67,7 @@ def to_numpy(array: Any) -> Array:
     if FRAMEWORK == "torch":
         back: Array = importlib.import_module("hemspec_conformance.adapters.torch").to_numpy(array)
         return back
-    return np.asarray(array)
+    return np.asarray(array.numpy() if FRAMEWORK == "tensorflow" else array)
 
 
 def tensorflow_step(loss: Any, call: Call, traced: bool) -> tuple[Any, Any]:
