@@ -1,0 +1,79 @@
+"""What the conformance suite says about an adapter: the only module here that knows how the suite is asked."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Collection, Sequence
+from typing import Any
+
+import numpy as np
+
+from hemspec_conformance.adapter import LOSSES
+from hemspec_conformance.check import ConformanceError, check_rejection, check_vector
+from hemspec_conformance.rejections import REJECTIONS
+from hemspec_conformance.vectors import load
+
+
+def failures(
+    adapter: Any,
+    losses: Collection[str] = tuple(LOSSES),
+    *,
+    about: Collection[str] = ("answers", "bad arguments"),
+    first: int | None = None,
+) -> list[str]:
+    """One message for each check that fails, in the adapter's first mode.
+
+    `about`: the two kinds of checks. `first`: stop after so many failures.
+
+    A message that begins with "crashed" is an exception that the suite did not expect: noticed, but by accident.
+    """
+    mode = adapter.modes[0]
+    checks: list[tuple[Any, Any, Sequence[Any]]] = []
+    if "answers" in about:
+        checks += [(check_vector, vector, (mode, dtype)) for vector in load() for dtype in vector.dtypes]
+    if "bad arguments" in about:
+        checks += [(check_rejection, rejection, (mode,)) for rejection in REJECTIONS]
+    found: list[str] = []
+    with np.errstate(all="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for check, asked, options in checks:
+            if asked.call.loss not in losses:
+                continue
+            try:
+                check(adapter, asked, *options)
+            except ConformanceError as error:
+                found.append(str(error))
+            except Exception as error:
+                case = f"{asked.call.loss}, case {asked.name}, mode {mode.name}"
+                found.append(f"crashed: {case}\n  {type(error).__name__}: {error}")
+            if first is not None and len(found) >= first:
+                break
+    return found
+
+
+def cases() -> set[str]:
+    """The names of everything the suite asks."""
+    return {vector.name for vector in load()} | {rejection.name for rejection in REJECTIONS}
+
+
+def is_crash(message: str) -> bool:
+    """Whether a check met an exception that it did not expect."""
+    return message.startswith("crashed")
+
+
+def is_difference(message: str) -> bool:
+    """Whether a vector's value or gradient was wrong: its numbers, its dtype or its shape."""
+    return not is_crash(message) and ("\n  value" in message or "\n  gradient" in message)
+
+
+def is_acceptance(message: str) -> bool:
+    """Whether a bad argument got a number."""
+    return "\n  expected an error" in message
+
+
+def case_of(message: str) -> str:
+    """The case that a message is about."""
+    found = re.search(r"case (.+), mode ", message)
+    assert found is not None, message
+    return found[1]
