@@ -19,6 +19,7 @@ pytest.importorskip("ml_dtypes", reason="the vectors run in bfloat16 too")
 import wrong_hems
 from mutation import verdict
 
+from hemspec import SPEC_VERSION
 from hemspec_conformance import vectors
 from hemspec_conformance.adapter import DTYPES
 
@@ -53,21 +54,23 @@ def test_a_message_says_loss_case_mode_dtype_element_expected_and_got() -> None:
 
 def test_wrong_dtype_and_shape_are_said() -> None:
     class WrongDtype(wrong_hems.RightHEM):
-        def run(self, call: Any, mode: Any) -> Any:
-            result = super().run(call, mode)
-            return type(result)(result.value.astype(np.float16), result.gradient)
+        def evaluate(self, call: Any) -> Any:
+            value, gradient = super().evaluate(call)
+            return value.astype(np.float16), gradient
 
     class WrongShape(wrong_hems.RightHEM):
-        def run(self, call: Any, mode: Any) -> Any:
-            result = super().run(call, mode)
-            return type(result)(result.value[None], result.gradient)
+        def evaluate(self, call: Any) -> Any:
+            value, gradient = super().evaluate(call)
+            return value[None], gradient
 
     assert "value has the wrong dtype: expected float32, got float16" in failures(WrongDtype())[0]
     assert "value has the wrong shape: expected ()" in "".join(failures(WrongShape()))
 
 
 def test_the_frozen_vectors_are_what_the_reference_gives() -> None:
-    assert vectors.differences() == []
+    found = vectors.compare_with_frozen(vectors.load())
+    assert found.changed == found.new == ()
+    assert vectors.frozen_version() == SPEC_VERSION
 
 
 def test_every_dtype_has_vectors() -> None:
@@ -83,18 +86,22 @@ def copy_of_the_suite(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run_suite(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "hemspec_conformance.plugin", "-p", "no:cacheprovider"]
-    command += ["--pyargs", "hemspec_conformance", "--target", "numpy", *options]
+def run_command(folder: Path, module: str, *options: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", module, *options]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def run_suite(folder: Path) -> subprocess.CompletedProcess[str]:
+    options = ["--backend", "hemspec_conformance.adapters.numpy", "--workers", "1", "--only", "cross_entropy_loss/*"]
+    return run_command(folder, "hemspec_conformance.cli", *options)
 
 
 def test_a_vector_that_was_edited_fails_the_run(copy_of_the_suite: Path) -> None:
     path = copy_of_the_suite / "hemspec_conformance" / "vectors" / "hem.json"
     path.write_text(path.read_text().replace("1.5", "1.25", 1))
     run = run_suite(copy_of_the_suite)
-    assert run.returncode != 0
-    assert "vectors are never edited" in run.stdout + run.stderr
+    assert run.returncode == 2
+    assert "vectors are never edited" in run.stderr
 
 
 def test_vectors_that_went_missing_fail_the_run(copy_of_the_suite: Path) -> None:
@@ -107,21 +114,45 @@ def test_vectors_that_went_missing_fail_the_run(copy_of_the_suite: Path) -> None
     manifest["files"]["dice.json"].update(vectors=5, sha256=hashlib.sha256(text.encode()).hexdigest())
     (folder / "manifest.json").write_text(json.dumps(manifest))
     run = run_suite(copy_of_the_suite)
-    assert run.returncode != 0
-    assert "of the 412" in run.stdout + run.stderr
+    assert run.returncode == 2
+    assert f"vectors are left of the {vectors.AT_LEAST} of the specification" in run.stderr
 
 
-def test_a_run_that_stops_early_fails(copy_of_the_suite: Path) -> None:
+def test_the_generator_does_not_edit_a_vector(copy_of_the_suite: Path) -> None:
+    """Whoever changes what a case asks is told to give it a new name; a case that is added is frozen."""
+    cases = copy_of_the_suite / "hemspec_conformance" / "cases.py"
+    text = cases.read_text()
+    assert text.count("4.375] * 7") == 1
+    cases.write_text(text.replace("4.375] * 7", "4.25] * 7"))
+    before = (copy_of_the_suite / "hemspec_conformance" / "vectors" / "hem.json").read_text()
+    run = run_command(copy_of_the_suite, "hemspec_conformance.vectors")
+    assert run.returncode == 1
+    assert "a vector is never edited" in run.stderr
+    assert "hem_loss: error_a_little_below_the_mean" in run.stderr
+    assert (copy_of_the_suite / "hemspec_conformance" / "vectors" / "hem.json").read_text() == before
+
+    cases.write_text(text.replace('"error_a_little_below_the_mean"', '"another_name"'))
+    run = run_command(copy_of_the_suite, "hemspec_conformance.vectors")
+    assert "hem_loss: error_a_little_below_the_mean (no longer made)" in run.stderr
+    cases.write_text(text + "\nCASES = [*CASES, replace(CASES[0], name='one_more')]\n")
+    run = run_command(copy_of_the_suite, "hemspec_conformance.vectors")
+    assert "1 of them new" in run.stdout
+    run = run_command(copy_of_the_suite, "hemspec_conformance.vectors", "--check")
+    assert run.returncode == 0
+
+
+def test_under_pytest_a_run_that_stops_early_fails(copy_of_the_suite: Path) -> None:
     """Tests that were collected and never ran count as missing."""
     module = copy_of_the_suite / "hemspec_conformance" / "test_conformance.py"
-    module.write_text(module.read_text().replace("def test_rejection", "def no_test_rejection"))
-    run = run_suite(copy_of_the_suite)
+    module.write_text(module.read_text().replace("range(len(checks)), ids=[check.id for check in checks]", "range(9)"))
+    options = ["-q", "-p", "no:cacheprovider", "--pyargs", "hemspec_conformance"]
+    run = run_command(copy_of_the_suite, "pytest", *options, "--backend", "hemspec_conformance.adapters.numpy")
+    assert run.returncode == 1, run.stdout
+    assert "9 passed" in run.stdout
+    assert "checks did not run" in run.stdout
+
+
+def test_under_pytest_without_a_backend_nothing_passes(tmp_path: Path) -> None:
+    run = run_command(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "hemspec_conformance")
     assert run.returncode != 0
-    assert "fewer checks than the suite has" in run.stdout
-
-
-def test_the_whole_suite_passes_on_the_reference(tmp_path: Path) -> None:
-    run = run_suite(tmp_path)
-    assert run.returncode == 0, run.stdout
-    assert "numpy" in run.stdout
-    assert "checks" in run.stdout
+    assert "--backend is needed" in run.stdout

@@ -7,19 +7,18 @@ kinds have been seen in public code.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import numpy as np
 
-from hemspec_conformance.adapter import Array, Call, Mode, Result
+from hemspec_conformance.adapter import Array, Call, Mode
 
 
 class RightHEM:
     """HEM in NumPy, written apart from the reference: the control, which has to pass everything."""
 
+    spec_version = 1
+    losses = ("hem_loss",)
     modes = (Mode("eager"),)
-    argument_names: ClassVar[Mapping[str, str]] = {}
-    lenient_labels = False
     class_axis_is_wrong = False
     margin_of_competing_class = False
     counts_ignored = False
@@ -53,11 +52,17 @@ class RightHEM:
     def active(self, values: Array) -> Array:
         return (values > 0) | np.isnan(values)
 
-    def run(self, call: Call, mode: Mode) -> Result:
+    def from_numpy(self, array: Array, mode: Mode) -> Array:
+        return array
+
+    def to_numpy(self, array: Array) -> Array:
+        return array
+
+    def value_and_gradient(self, call: Call, mode: Mode) -> tuple[Array, Array]:
         with np.errstate(all="ignore"):
             return self.evaluate(call)
 
-    def evaluate(self, call: Call) -> Result:
+    def evaluate(self, call: Call) -> tuple[Array, Array]:
         dtype = call.logits.dtype
         compute = np.float64 if dtype == np.float64 else np.float32
         axis = call.axis % call.logits.ndim
@@ -110,7 +115,7 @@ class RightHEM:
         else:
             value = np.asarray(weighted.sum() / denominator if denominator else 0.0)
         gradient = np.moveaxis(gradient.reshape(moved.shape), -1, axis).reshape(call.logits.shape)
-        return Result(value.astype(compute), gradient.astype(dtype))
+        return value.astype(compute), gradient.astype(dtype)
 
 
 class MeanOverNonZeroErrors(RightHEM):

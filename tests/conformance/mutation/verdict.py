@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from hemspec_conformance.adapter import LOSSES
+from hemspec_conformance.backend import Backend
 from hemspec_conformance.check import ConformanceError, check_rejection, check_vector
 from hemspec_conformance.rejections import REJECTIONS
 from hemspec_conformance.vectors import load
@@ -28,10 +29,12 @@ def failures(
 
     A message that begins with "crashed" is an exception that the suite did not expect: noticed, but by accident.
     """
-    mode = adapter.modes[0]
+    backend = Backend.of(adapter)
+    mode = backend.modes[0]
     checks: list[tuple[Any, Any, Sequence[Any]]] = []
     if "answers" in about:
-        checks += [(check_vector, vector, (mode, dtype)) for vector in load() for dtype in vector.dtypes]
+        asked_as = [vector for vector in load() if vector.label_form in backend.label_forms]
+        checks += [(check_vector, vector, (mode, dtype)) for vector in asked_as for dtype in vector.dtypes]
     if "bad arguments" in about:
         checks += [(check_rejection, rejection, (mode,)) for rejection in REJECTIONS]
     found: list[str] = []
@@ -41,7 +44,7 @@ def failures(
             if asked.call.loss not in losses:
                 continue
             try:
-                check(adapter, asked, *options)
+                check(backend, asked, *options)
             except ConformanceError as error:
                 found.append(str(error))
             except Exception as error:
