@@ -218,7 +218,7 @@ def positions(loss: str) -> Iterator[Case]:
     z, y = draw(seed + 13, (6,), 5)
     y[4] = -100
     needed = {k: v for k, v in constants_of(loss, 5).items() if k == "class_counts"}
-    yield case("all_defaults", z, y, constants=needed, left_out=("axis", "sample_weight", "ignore_index", "reduction"))
+    yield case("all_defaults", z, y, constants=needed, left_out=("axis", "ignore_index", "reduction"))
 
     # Forms that Keras users have; backends that take class indices alone are not asked.
     z, y = draw(seed + 10, (6,), 5)

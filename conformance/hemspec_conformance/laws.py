@@ -8,6 +8,7 @@ run. The smallest failing example that was found is printed as a `Case`, ready t
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from hypothesis.configuration import set_hypothesis_home_dir
 
 from hemspec import margin_from_num_samples, margins_from_class_counts
 from hemspec_conformance.adapter import LOSSES, Array, Call, Mode
@@ -383,6 +385,8 @@ def check_law(backend: Backend, law: Law, loss: str, mode: Mode, dtype: str, exa
                 raise Enough from None
             raise
 
+    # hypothesis would leave a folder where the command is run.
+    set_hypothesis_home_dir(tempfile.gettempdir())
     try:
         holds()
     except (Enough, Exception) as error:
