@@ -37,10 +37,10 @@ BACKENDS = {
 }
 """The targets of the conformance suite and of the tests, with the environment variables each needs."""
 
-PORTS = ["autograd", "mlx"]
-"""Frameworks of the example ports in examples/backends."""
-PORTS_NEED = ["pytest", "hypothesis"]
-"""All that the suite needs beside NumPy."""
+PORTS = {"autograd": ["autograd"], "mlx": ["mlx[cpu]", "ml_dtypes"]}  # NumPy has no bfloat16 of its own
+"""The example ports in examples/backends, with what each needs."""
+SUITE_NEEDS = ["numpy", "pytest", "hypothesis"]
+"""All that the conformance suite needs beside the backend."""
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "1"}
 """One thread a process, since two processes share the cores; and TensorFlow's start-up messages off."""
@@ -121,14 +121,14 @@ def matrix(session: nox.Session) -> None:
 
 
 @nox.session
-@nox.parametrize("framework", PORTS)
+@nox.parametrize("framework", list(PORTS))
 def ports(session: nox.Session, framework: str) -> None:
     """The suite on the example ports, each beside its framework alone: NumPy, pytest, hypothesis and the wheel."""
-    session.install(*PORTS_NEED, framework, *constraints())
+    session.install(*SUITE_NEEDS, *PORTS[framework], *constraints())
     session.install("--no-deps", str(wheel(session)))
-    folder = ROOT / "examples/backends" / framework
-    session.chdir(folder)
-    session.run("hemspec-conformance", "--backend", f"hem_{framework}_adapter", "--workers", "2", *session.posargs)
+    session.chdir(ROOT / "examples/backends" / framework)
+    limit = ["--workers", "2", "--timeout", "120"]  # MLX compiles with g++
+    session.run("hemspec-conformance", "--backend", f"hem_{framework}_adapter", *limit, *session.posargs)
 
 
 @nox.session(venv_backend="none")
@@ -154,7 +154,7 @@ def build(session: nox.Session) -> None:
     shutil.rmtree(target, ignore_errors=True)
     session.run("python", "-m", "build", "--no-isolation", "--outdir", str(target), str(ROOT), silent=True)
     (built,) = target.glob("*.whl")
-    session.install(str(built), *PORTS_NEED, *constraints())
+    session.install(str(built), *SUITE_NEEDS, *constraints())
     session.chdir(session.create_tmp())
     session.run("pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", str(ROOT / "tests/bare"))
     adapter = "hemspec_conformance.adapters.numpy"

@@ -55,7 +55,7 @@ class Session:
             if isinstance(unusable, ConformanceError):
                 raise unusable
             if not unusable and not any(matches(entry, check) for check in self.checks):
-                raise ConformanceError(f"expected failure {entry.check!r} matches no check")
+                raise ConformanceError(f"{self.backend.name}: expected failure {entry.check!r} matches no check")
             return 0.0
 
         return Check("adapter", "", f"expected_failure_{number}", "", "", run)
