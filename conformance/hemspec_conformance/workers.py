@@ -198,12 +198,12 @@ def run_all(
 
 
 def by_cell(opening: Opening, chosen: Sequence[int]) -> list[list[int]]:
-    """The chosen checks by mode and loss, so that what compiles together stays in one process; last modes first.
+    """The chosen checks by mode, loss and kind, so that what compiles together stays in one process.
 
-    Modes that compile tend to come last in an adapter's list, and long cells are best begun early.
+    The last modes come first: those that compile tend to be there, and long cells are best begun early.
     """
-    cells: dict[tuple[str, str], list[int]] = {}
+    cells: dict[tuple[str, str, str], list[int]] = {}
     for index in chosen:
         check = opening.checks[index]
-        cells.setdefault((check.mode, check.loss), []).append(index)
+        cells.setdefault((check.mode, check.loss, check.kind), []).append(index)
     return list(reversed(cells.values()))

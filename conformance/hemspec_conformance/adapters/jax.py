@@ -29,19 +29,22 @@ JIT = Mode("jit", dtypes=NARROW, setting="strict", reads_values=False, coverage=
 X64 = Mode(
     "jit",
     setting="x64_strict",
-    dtypes=("float64", "float32", "bfloat16"),
+    dtypes=("float64", "float32"),
     reads_values=False,
     refusals=False,
     coverage="brief",
 )
-VMAP = Mode("vmap", dtypes=("float32",), setting="strict", reads_values=False, per_example=True)
+VMAP = Mode("vmap", dtypes=("float32",), setting="strict", reads_values=False, per_example=True, coverage="brief")
+LAYOUTS = tuple(
+    Mode("jit", dtypes=("float32",), layout=layout, setting="strict", reads_values=False, coverage="brief")
+    for layout in ("channels_first", "channels_last")
+)
 modes = (
     EAGER,
     CLASS,
     VMAP,
     Mode("jit", dtypes=NARROW, device="gpu", setting="strict", reads_values=False, coverage="first dtype", skip=NO_GPU),
-    Mode("jit", dtypes=("float32",), layout="channels_first", setting="strict", reads_values=False),
-    Mode("jit", dtypes=("float32",), layout="channels_last", setting="strict", reads_values=False),
+    *LAYOUTS,
     X64,
     JIT,
 )

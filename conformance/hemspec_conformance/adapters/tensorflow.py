@@ -20,7 +20,7 @@ EAGER = Mode("eager")
 GRAPH = Mode("graph", reads_values=False, coverage="first dtype")
 UNKNOWN = Mode("graph", setting="unknown_sizes", reads_values=False, static_shapes=False, coverage="core")
 XLA = Mode("xla", reads_values=False, coverage="brief")
-VMAP = Mode("vmap", dtypes=("float32",), reads_values=False, per_example=True)
+VMAP = Mode("vmap", dtypes=("float32",), reads_values=False, per_example=True, coverage="brief")
 modes = (
     EAGER,
     Mode("eager", layout="channels_first"),
