@@ -18,6 +18,8 @@ from hemspec_conformance.vectors import VectorsMissingError
 
 START_SECONDS: Final = 600.0
 """How long a framework may take to be imported."""
+GRACE_SECONDS: Final = 20.0
+"""How long a process may take to clean up."""
 GIVE_UP: Final = 2
 """After so many checks of a loss in a mode have hung or crashed, the others of that loss and mode are not run."""
 
@@ -120,6 +122,7 @@ class Worker:
             return answer
         self.lost[cell] += 1
         message = self.fate(answer, self.seconds)
+        self.process.kill()
         self.stop()
         self.start()
         return self.failure(check, message, self.seconds if answer is None else 0.0)
@@ -138,7 +141,9 @@ class Worker:
         )
 
     def stop(self) -> None:
+        """Let the process end by itself, which it does when nobody asks any more; one that hangs is killed."""
         self.connection.close()
+        self.process.join(GRACE_SECONDS)
         self.process.kill()
         self.process.join()
 
