@@ -8,7 +8,7 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
@@ -115,7 +115,8 @@ class Worker:
         check = self.opening.checks[index]
         cell = (check.loss, check.mode)
         if self.lost[cell] >= GIVE_UP:
-            return self.failure(check, f"not run: {GIVE_UP} checks of this loss and mode hung or crashed")
+            reason = f"not run: {GIVE_UP} checks of {check.loss or 'the adapter'} in mode {check.mode} hung or crashed"
+            return replace(check, status="skipped", message=reason)
         self.connection.send(index)
         answer = self.receive(self.seconds)
         if isinstance(answer, Outcome):
@@ -125,20 +126,8 @@ class Worker:
         self.process.kill()
         self.stop()
         self.start()
-        return self.failure(check, message, self.seconds if answer is None else 0.0)
-
-    def failure(self, check: Outcome, message: str, seconds: float = 0.0) -> Outcome:
-        return Outcome(
-            check.id,
-            check.kind,
-            check.loss,
-            check.case,
-            check.mode,
-            check.dtype,
-            "failed",
-            seconds=seconds,
-            message=f"{self.opening.name}: {check.id}\n  {message}",
-        )
+        said = f"{self.opening.name}: {check.id}\n  {message}"
+        return replace(check, seconds=self.seconds if answer is None else 0.0, message=said)
 
     def stop(self) -> None:
         """Let the process end by itself, which it does when nobody asks any more; one that hangs is killed."""
@@ -207,8 +196,8 @@ def by_cell(opening: Opening, chosen: Sequence[int]) -> list[list[int]]:
 
     The last modes come first: those that compile tend to be there, and long cells are best begun early.
     """
-    cells: dict[tuple[str, str, str], list[int]] = {}
+    cells: dict[tuple[str, str], dict[str, list[int]]] = {}
     for index in chosen:
         check = opening.checks[index]
-        cells.setdefault((check.mode, check.loss, check.kind), []).append(index)
-    return list(reversed(cells.values()))
+        cells.setdefault((check.mode, check.loss), {}).setdefault(check.kind, []).append(index)
+    return [cell for kinds in reversed(cells.values()) for cell in kinds.values()]

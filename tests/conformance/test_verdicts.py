@@ -95,7 +95,7 @@ def test_a_wrong_dtype_is_said(tmp_path: Path) -> None:
     assert "gradient has the wrong dtype: expected float32, got float64" in run.text
     assert "more of hem in mode eager" in run.text  # said once
     assert {c["dtype"] for c in run.checks("failed")} == {"float32"}
-    assert any(c["dtype"] == "float64" and c["kind"] == "vector" for c in run.checks("passed"))
+    assert any(c.get("dtype") == "float64" and c["kind"] == "vector" for c in run.checks("passed"))
 
 
 def test_what_raises_is_said(tmp_path: Path) -> None:
@@ -124,8 +124,9 @@ def test_what_hangs_is_stopped(tmp_path: Path) -> None:
     run = conformance(tmp_path, HANGS, *HEM_AND_CE, "--timeout", "3")
     assert run.code == 1
     assert "did not end within 3 s" in run.text
-    # The rest of that loss and mode is given up after two, and what came before and after it is there.
-    assert "not run: 2 checks of this loss and mode hung or crashed" in json.dumps(run.verdict)
+    # The rest of that loss and mode is given up after two; what came before is there, and so are the other losses.
+    assert "not run: 2 checks of hem_loss in mode eager hung or crashed" in run.text
+    assert len(run.checks("failed")) == 2
     assert len(run.checks("passed", "hem_loss")) > 1
     assert not run.checks("failed", "cross_entropy_loss")
 
@@ -136,7 +137,7 @@ def test_what_hangs_is_stopped_under_pytest(tmp_path: Path) -> None:
     command += ["--backend", "mine", "--backend-timeout", "3", "-k", "random"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 1, run.stdout + run.stderr
-    assert "2 failed, 42 passed" in run.stdout  # sums in float32 and float64
+    assert "2 failed, 40 passed, 4 skipped" in run.stdout  # the sum in float32 and float64, then no more of HEM
     assert "did not end within 3 s" in run.stdout
 
 
@@ -151,7 +152,7 @@ def test_what_kills_the_process_is_survived(tmp_path: Path) -> None:
     run = conformance(tmp_path, broken, *HEM_AND_CE)
     assert run.code == 1
     assert "ended the process with signal 6" in run.text
-    assert "not run: 2 checks of this loss and mode hung or crashed" in json.dumps(run.verdict)
+    assert "not run: 2 checks of hem_loss in mode eager hung or crashed" in run.text
     assert not run.checks("failed", "cross_entropy_loss")
 
 
@@ -217,7 +218,8 @@ def test_an_expected_failure_is_no_failure_and_is_reported(tmp_path: Path) -> No
     assert run.code == 0, run.text
     assert len(run.checks("expected failure")) == 2
     assert (
-        "expected failure hem_loss/large_offset/eager/float32: the framework rounds (https://example.org/1)" in run.text
+        "expected failure hem_loss/large_offset/eager/float32 and 1 more: the framework rounds (https://example.org/1)"
+        in run.text
     )
 
 
@@ -283,7 +285,7 @@ def test_verdicts_are_merged(tmp_path: Path) -> None:
     rows = (tmp_path / "matrix.md").read_text().splitlines()
     assert rows[2].startswith("| mine |")
     assert rows[3].startswith("| other |")
-    assert "not offered" in rows[3]
+    assert "| – |" in rows[3]
     assert "other" in (tmp_path / "matrix.html").read_text()
 
 
