@@ -93,8 +93,8 @@ class Mode:
     - "all": every case in every dtype.
     - "first dtype": every case in the first dtype, the core cases in the others. For a mode that traces each case for
       the better part of a second.
-    - "brief": likewise, but what stands around a formula (shapes, weights, ignored positions) is asked of HEM,
-      cross-entropy and Dice alone. For a second mode that traces, of a backend whose losses share that code.
+    - "brief": likewise, but what stands around a loss's formula (shapes, weights, ignored positions, forms of labels)
+      not beyond the core cases. For a second mode that traces what another one was asked in full.
     - "core": the core cases in the first two dtypes. For a mode that compiles for seconds.
     """
     skip: str = ""

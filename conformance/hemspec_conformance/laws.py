@@ -26,7 +26,7 @@ from hemspec_conformance.check import ConformanceError, Place, as_dtype, compare
 from hemspec_conformance.vectors import reference_answer
 
 MARGIN_LOSSES: Final = ("hem_loss", "multi_margin_loss")
-EXAMPLES: Final = {"all": 20, "first dtype": 15, "brief": 15, "core": 10}
+EXAMPLES: Final = {"all": 15, "first dtype": 10, "brief": 10, "core": 10}
 """How many examples a law is tried on, by the coverage of the mode."""
 SHRINKING_SECONDS: Final = 2.0
 

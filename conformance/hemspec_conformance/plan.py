@@ -20,8 +20,6 @@ from hemspec_conformance.vectors import Vector, load
 
 Kind = Literal["vector", "bad input", "law", "adapter"]
 
-STAND_FOR_OTHERS: Final = ("hem_loss", "cross_entropy_loss", "dice_loss")
-"""The losses that a brief mode asks about shapes, weights and ignored positions: each adds up in its own way."""
 NO_BFLOAT16: Final = "NumPy has no bfloat16 without the package ml_dtypes, which is not installed"
 
 
@@ -145,8 +143,8 @@ def asked(mode: Mode, vector: Vector, dtype: str) -> bool:
     """Whether a usual run asks a mode for this case."""
     if mode.coverage == "core":
         return vector.core and dtype in mode.dtypes[:2]
-    if mode.coverage == "brief" and vector.about_positions and vector.call.loss not in STAND_FOR_OTHERS:
-        return False
+    if mode.coverage == "brief" and vector.about_positions:
+        return vector.core
     return mode.coverage == "all" or vector.core or dtype == mode.dtypes[0]
 
 

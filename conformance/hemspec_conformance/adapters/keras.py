@@ -21,16 +21,17 @@ label_forms = ("ids", "column", "one_hot", "float")
 
 # JAX without 64-bit mode has no float64, and compiles every operation it meets; Keras does not compile on PyTorch.
 ON_JAX = FRAMEWORK == "jax"
-HALF = ("float32", "bfloat16", "float16")
-EAGER = Mode("eager", dtypes=HALF if ON_JAX else DTYPES, coverage="core" if ON_JAX else "all")
-TRACED = Mode("traced", dtypes=EAGER.dtypes, reads_values=False, coverage="brief")
+EAGER = Mode("eager", dtypes=("float32", "float16") if ON_JAX else DTYPES, coverage="core" if ON_JAX else "all")
+TRACED = Mode(
+    "traced", dtypes=("float32", "bfloat16"), reads_values=False, coverage="first dtype" if ON_JAX else "brief"
+)
 POLICIES = tuple(
     Mode("eager", setting=policy, dtypes=("float32", half), refusals=False, coverage="core")
     for policy, half in (("mixed_float16", "float16"), ("mixed_bfloat16", "bfloat16"))
 )
 LAYOUT = TRACED if ON_JAX else EAGER
 LAYOUTS = tuple(
-    Mode(LAYOUT.execution, dtypes=("float32",), layout=layout, reads_values=LAYOUT.reads_values, refusals=False)
+    Mode(LAYOUT.execution, dtypes=("float32",), layout=layout, reads_values=LAYOUT.reads_values)
     for layout in ("channels_first", "channels_last")
 )
 modes = (EAGER, *POLICIES, *LAYOUTS, *(() if FRAMEWORK == "torch" else (TRACED,)))

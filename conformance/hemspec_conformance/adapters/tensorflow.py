@@ -17,9 +17,9 @@ losses = tuple(LOSSES)
 
 NO_GPU = "" if tf.config.list_physical_devices("GPU") else "TensorFlow finds no GPU"
 EAGER = Mode("eager")
-GRAPH = Mode("graph", reads_values=False, coverage="first dtype")
+GRAPH = Mode("graph", dtypes=("float32", "float64", "bfloat16"), reads_values=False, coverage="first dtype")
 UNKNOWN = Mode("graph", setting="unknown_sizes", reads_values=False, static_shapes=False, coverage="core")
-XLA = Mode("xla", reads_values=False, coverage="brief")
+XLA = Mode("xla", dtypes=("float32", "bfloat16"), reads_values=False, coverage="brief")
 VMAP = Mode("vmap", dtypes=("float32",), reads_values=False, per_example=True, coverage="brief")
 modes = (
     EAGER,

@@ -21,7 +21,7 @@ argument_names = {"logits": "input", "labels": "target"}
 NO_CUDA = "" if torch.cuda.is_available() else "PyTorch finds no CUDA device"
 EAGER = Mode("eager")
 MODULE = Mode("module")
-GRAPH = Mode("graph", reads_values=False, coverage="first dtype")
+GRAPH = Mode("graph", dtypes=("float32", "float64", "bfloat16"), reads_values=False, coverage="first dtype")
 """torch.compile(fullgraph=True) up to the graph that Dynamo captures, run as it is: a third of a second a case."""
 COMPILED = Mode("compile", dtypes=("float32",), reads_values=False, refusals=False, coverage="core")
 """All of torch.compile(fullgraph=True), the code that Inductor generates included: several seconds a case."""
