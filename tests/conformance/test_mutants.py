@@ -39,7 +39,7 @@ AWAITED = {
 }
 """Mutants that nobody notices yet, and the case that the suite lacks."""
 
-SOURCES = copies.sources()
+SOURCES = copies.sources("hemspec")
 
 
 def awaited(mutant: Mutant) -> bool:
@@ -67,7 +67,7 @@ def test_the_copy_without_a_mistake_passes() -> None:
 def test_an_edit_that_no_longer_applies_is_an_error() -> None:
     for old in ("this is nowhere", "import", "errors[rows, y] = 0.0"):
         with pytest.raises(copies.EditDoesNotApplyError, match="instead of once"):
-            copies.edited(SOURCES, [copies.Edit("reference/hem.py", old, "errors[rows, y] = 0.0")])
+            copies.edited(SOURCES, [copies.Edit("hemspec/reference/hem.py", old, "errors[rows, y] = 0.0")])
 
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
