@@ -67,7 +67,7 @@ class Group(list[Mutant]):
 
 # --- HEM ------------------------------------------------------------------------------------------------------------
 
-hem = Group("reference/hem.py", [HEM])
+hem = Group("hemspec/reference/hem.py", [HEM])
 THRESHOLD: Final = "high = errors.shape[1] * shortfall <= shortfall.sum(axis=1, keepdims=True)"
 COMPETING: Final = "errors: Floats = np.maximum(0.0, (z - z[rows, y][:, None]) + margins[:, None])"
 SLOPE_AT_TRUE: Final = "slopes[np.arange(len(size)), positions.labels] = -1.0 * kept.any(axis=1)"
@@ -177,7 +177,7 @@ hem.add(
     losses=MARGIN,
     also=(
         Edit(
-            "reference/positions.py",
+            "hemspec/reference/positions.py",
             "return np.broadcast_to(constant, (positions.classes,))[positions.labels]",
             "if name == 'margin':\n        return np.broadcast_to(constant, (positions.classes,))\n"
             "    return np.broadcast_to(constant, (positions.classes,))[positions.labels]",
@@ -285,7 +285,9 @@ hem.add(
     "right value; each kept class has gradient 1, the true one minus their number",
     "slopes = kept / size[:, None]",
     "slopes = kept * 1.0",
-    also=(Edit("reference/hem.py", SLOPE_AT_TRUE, SLOPE_AT_TRUE.replace("-1.0 * kept.any", "-1.0 * kept.sum")),),
+    also=(
+        Edit("hemspec/reference/hem.py", SLOPE_AT_TRUE, SLOPE_AT_TRUE.replace("-1.0 * kept.any", "-1.0 * kept.sum")),
+    ),
 )
 hem.add(
     "hem_gradient_missing_at_the_true_class",
@@ -308,7 +310,7 @@ hem.add(
 
 # --- MM -------------------------------------------------------------------------------------------------------------
 
-mm = Group("reference/multi_margin.py", [MM])
+mm = Group("hemspec/reference/multi_margin.py", [MM])
 mm.add(
     "mm_divided_by_rivals",
     "divided by C - 1",
@@ -361,7 +363,7 @@ mm.add(
 
 # --- CE -------------------------------------------------------------------------------------------------------------
 
-ce = Group("reference/cross_entropy.py", [CE])
+ce = Group("hemspec/reference/cross_entropy.py", [CE])
 CE_VALUE: Final = "values = np.log(total) - shifted[rows, y]"
 CE_SLOPE: Final = "slopes[rows, y] -= 1.0"
 ce.add(
@@ -413,7 +415,7 @@ ce.add(
     "total = np.nansum(exponentials, axis=1)",
     also=(
         Edit(
-            "reference/cross_entropy.py",
+            "hemspec/reference/cross_entropy.py",
             "shifted = z - z.max(axis=1, keepdims=True)",
             "shifted = z - np.fmax.reduce(z, axis=1, keepdims=True)",
         ),
@@ -465,7 +467,7 @@ ce.add(
 
 # --- Focal ----------------------------------------------------------------------------------------------------------
 
-focal = Group("reference/focal.py", [FOCAL])
+focal = Group("hemspec/reference/focal.py", [FOCAL])
 FOCAL_VALUE: Final = "values = a * q_to_g * minus_log_p"
 FOCAL_SLOPE: Final = "slopes = (a * q_to_g)[:, None] * (slopes + chain)"
 ALPHA: Final = 'a = 1.0 if alpha is None else per_true_class(alpha, positions, name="alpha", scalar=False)'
@@ -474,7 +476,7 @@ focal.add(
     "the mean of a (N, C) array, as MONAI and kornia have it",
     FOCAL_VALUE,
     FOCAL_VALUE + " / z.shape[1]",
-    also=(Edit("reference/focal.py", FOCAL_SLOPE, FOCAL_SLOPE + " / z.shape[1]"),),
+    also=(Edit("hemspec/reference/focal.py", FOCAL_SLOPE, FOCAL_SLOPE + " / z.shape[1]"),),
 )
 focal.add(
     "focal_alpha_weighs_the_mean",
@@ -544,7 +546,7 @@ focal.add(
     "np.where(no_rival, 0.0, 1.0)",
     also=(
         Edit(
-            "reference/focal.py",
+            "hemspec/reference/focal.py",
             FOCAL_SLOPE,
             "slopes = (a * q_to_g)[:, None] * (slopes + chain)\n        slopes[no_rival & (g == 0)] = np.nan",
         ),
@@ -577,7 +579,7 @@ focal.add(
 
 # --- LogitNorm ------------------------------------------------------------------------------------------------------
 
-logit_norm = Group("reference/logit_norm.py", [LOGIT_NORM])
+logit_norm = Group("hemspec/reference/logit_norm.py", [LOGIT_NORM])
 SHARP: Final = "sharp = (length + EPSILON / scale) * t  # (||z|| + epsilon) T in units of `scale`"
 NORM_SLOPE: Final = "slopes = (r - along) / (sharp * scale)"
 logit_norm.add("logit_norm_no_epsilon", "the norm without 1e-7", SHARP, "sharp = length * t")
@@ -621,7 +623,7 @@ logit_norm.add(
     "sharp = length + EPSILON / scale",
     also=(
         Edit(
-            "reference/logit_norm.py",
+            "hemspec/reference/logit_norm.py",
             "return by_position(positions, values, slopes, reduction)",
             "return by_position(positions, values / t, slopes / t, reduction)",
         ),
@@ -691,7 +693,7 @@ logit_norm.add(
 
 # --- LA -------------------------------------------------------------------------------------------------------------
 
-la = Group("reference/logit_adjusted.py", [LA])
+la = Group("hemspec/reference/logit_adjusted.py", [LA])
 ADJUSTED: Final = "values, slopes = cross_entropy(z + t * log_prior(counts), positions.labels)"
 la.add("la_sign", "the prior is subtracted", ADJUSTED, ADJUSTED.replace("z + t", "z - t"))
 la.add(
@@ -767,7 +769,7 @@ la.add(
 
 # --- Dice -----------------------------------------------------------------------------------------------------------
 
-dice = Group("reference/dice.py", [DICE])
+dice = Group("hemspec/reference/dice.py", [DICE])
 UNION: Final = "union = np.where(counted, predicted + present + s, 1.0)"
 RATIO: Final = "ratio = np.where(counted, (2 * overlap + s) / union, 0.0)"
 G: Final = "g = -w * per_class[image] * (2 * true - ratio[image])"
@@ -804,7 +806,7 @@ dice.add(
     "I / (P + T - I)",
     UNION,
     UNION.replace("+ s", "- overlap + s"),
-    also=(Edit("reference/dice.py", RATIO, RATIO.replace("2 * ", "")),),
+    also=(Edit("hemspec/reference/dice.py", RATIO, RATIO.replace("2 * ", "")),),
 )
 dice.add(
     "dice_squared_denominator",
@@ -958,7 +960,7 @@ dice.add(
 
 # --- What every loss shares: masks, weights, reductions, axes, dtypes -------------------------------------------------
 
-shared = Group("reference/positions.py", ALL)
+shared = Group("hemspec/reference/positions.py", ALL)
 SUMS: Final = "return np.asarray(weighted.sum()), np.asarray(self.weights[counts].sum())"
 WEIGHTED: Final = "weighted = np.where(counts, self.weights * self.values, 0.0)"
 SHARE: Final = "share = self.weights if denominator is None else divide(self.weights, denominator)"
@@ -1164,14 +1166,14 @@ shared.add(
     "an ignored position is multiplied by 0, and NaN times 0 is NaN",
     "logits=np.where(valid[..., None], last, np.zeros((), logits.dtype))",
     "logits=last",
-    also=(Edit("reference/positions.py", WEIGHTED, "weighted = self.weights * self.values"),),
+    also=(Edit("hemspec/reference/positions.py", WEIGHTED, "weighted = self.weights * self.values"),),
 )
 shared.add(
     "ignored_gradient_by_multiplication",
     "right value; the gradient of an ignored position is masked by a product, and NaN times 0 is NaN",
     "logits=np.where(valid[..., None], last, np.zeros((), logits.dtype))",
     "logits=last",
-    also=(Edit("reference/positions.py", ZERO_ROWS, "rows *= (self.positions.weights != 0)[:, None]"),),
+    also=(Edit("hemspec/reference/positions.py", ZERO_ROWS, "rows *= (self.positions.weights != 0)[:, None]"),),
     losses=BY_POSITION,
 )
 shared.add(
@@ -1179,7 +1181,7 @@ shared.add(
     "right value; the mask is missing in the backward pass",
     SHARE,
     "share = np.ones_like(self.weights) if denominator is None else divide(np.ones_like(self.weights), denominator)",
-    also=(Edit("reference/positions.py", ZERO_ROWS, "pass"),),
+    also=(Edit("hemspec/reference/positions.py", ZERO_ROWS, "pass"),),
     losses=BY_POSITION,
 )
 shared.add(
@@ -1349,7 +1351,7 @@ shared.add(
 
 # --- Defaults -------------------------------------------------------------------------------------------------------
 
-defaults = Group("reference/hem.py", [HEM])
+defaults = Group("hemspec/reference/hem.py", [HEM])
 defaults.add("default_margin_hem", "another default margin", "margin: Any = 1.0,", "margin: Any = 0.5,")
 defaults.add(
     "default_margin_mm",
@@ -1357,7 +1359,7 @@ defaults.add(
     "margin: Any = 1.0,",
     "margin: Any = 0.5,",
     losses=[MM],
-    path="reference/multi_margin.py",
+    path="hemspec/reference/multi_margin.py",
 )
 defaults.add(
     "default_gamma",
@@ -1365,7 +1367,7 @@ defaults.add(
     "gamma: Any = 2.0,",
     "gamma: Any = 1.5,",
     losses=[FOCAL],
-    path="reference/focal.py",
+    path="hemspec/reference/focal.py",
 )
 defaults.add(
     "default_temperature_logit_norm",
@@ -1373,7 +1375,7 @@ defaults.add(
     "temperature: Any = 0.04,",
     "temperature: Any = 1.0,",
     losses=[LOGIT_NORM],
-    path="reference/logit_norm.py",
+    path="hemspec/reference/logit_norm.py",
 )
 defaults.add(
     "default_temperature_la",
@@ -1381,7 +1383,7 @@ defaults.add(
     "temperature: Any = 1.0,",
     "temperature: Any = 0.5,",
     losses=[LA],
-    path="reference/logit_adjusted.py",
+    path="hemspec/reference/logit_adjusted.py",
 )
 defaults.add(
     "default_smooth",
@@ -1389,7 +1391,7 @@ defaults.add(
     "smooth: Any = 0.0,",
     "smooth: Any = 1e-5,",
     losses=[DICE],
-    path="reference/dice.py",
+    path="hemspec/reference/dice.py",
 )
 defaults.add(
     "default_batch",
@@ -1397,12 +1399,22 @@ defaults.add(
     "batch: bool = False,",
     "batch: bool = True,",
     losses=[DICE],
-    path="reference/dice.py",
+    path="hemspec/reference/dice.py",
 )
+defaults.add(
+    "default_reduction_hem",
+    "the mean over all samples by default",
+    'reduction: str = "active_mean",',
+    'reduction: str = "mean",',
+)
+for loss in ALL[1:]:
+    summed = ('reduction: str = "mean",', 'reduction: str = "sum",')
+    file = f"hemspec/reference/{loss.removesuffix('_loss')}.py"
+    defaults.add(f"default_reduction_{loss}", "the sum by default", *summed, losses=[loss], path=file)
 
 # --- Bad arguments that are let through -----------------------------------------------------------------------------
 
-bad = Group("arguments.py", ALL)
+bad = Group("hemspec/arguments.py", ALL)
 WEIGHT_IS_GOOD: Final = "np.isfinite(weights) & (weights >= 0)"
 CONSTANT_IS_GOOD: Final = "np.isfinite(numbers) & ((numbers > 0) if positive else (numbers >= 0))"
 LABEL_IS_BAD: Final = "bad = exists & ((labels < 0) | (labels >= classes))"
@@ -1420,7 +1432,7 @@ bad.add(
     LABEL_IS_BAD.replace(">=", ">"),
     also=(
         Edit(
-            "reference/positions.py",
+            "hemspec/reference/positions.py",
             LABELS,
             LABELS.replace("labels, 0)", "np.minimum(labels.astype(np.int64), classes - 1), 0)"),
         ),
@@ -1432,7 +1444,7 @@ bad.add(
     "labels are clipped into range, as JAX's indexing does",
     CHECK_LABELS,
     "labels = np.where(valid, np.clip(labels, 0, classes - 1), labels)",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1440,7 +1452,7 @@ bad.add(
     "labels are taken modulo C",
     CHECK_LABELS,
     "labels = np.where(valid, labels.astype(np.int64) % classes, labels)",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1448,7 +1460,7 @@ bad.add(
     "every negative label is ignored, whatever ignore_index says",
     "exists = labels != ignore_index",
     "exists = (labels != ignore_index) & (labels >= 0)",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1456,7 +1468,7 @@ bad.add(
     "a label outside [0, C) is ignored: one_hot gives a row of zeros",
     CHECK_LABELS,
     "valid = valid & (labels >= 0) & (labels < classes)",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1464,7 +1476,7 @@ bad.add(
     "None means the default, -100",
     "exists = np.ones(labels.shape, bool)",
     "ignore_index = -100 if ignore_index is None else ignore_index\n    exists = np.ones(labels.shape, bool)",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1474,7 +1486,7 @@ bad.add(
     'if not dtype.startswith(("int", "uint", "bool")):\n        raise TypeError(\n            f"{name} must hold',
     also=(
         Edit(
-            "reference/positions.py",
+            "hemspec/reference/positions.py",
             "labels = np.asarray(labels)",
             "labels = np.asarray(labels)\n    labels = labels.astype(np.int64) if labels.dtype == bool else labels",
         ),
@@ -1488,7 +1500,7 @@ bad.add(
     'if not dtype.startswith(("int", "uint", "float")):\n        raise TypeError(\n            f"{name} must hold',
     also=(
         Edit(
-            "reference/positions.py",
+            "hemspec/reference/positions.py",
             "labels = np.asarray(labels)",
             "labels = np.asarray(labels)\n    labels = labels.astype(np.int64) if labels.dtype.kind == 'f' else labels",
         ),
@@ -1502,7 +1514,7 @@ bad.add(
     "labels = np.asarray(labels)\n"
     "    if labels.ndim == np.ndim(logits) and labels.shape[-1:] == (1,):\n"
     "        labels = labels[..., 0]",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1510,7 +1522,7 @@ bad.add(
     "one-hot labels are turned into indices",
     "labels = np.asarray(labels)",
     "labels = np.asarray(labels)\n    if labels.shape == logits.shape:\n        labels = labels.argmax(axis=axis)",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1520,7 +1532,7 @@ bad.add(
     "labels = np.asarray(labels)\n"
     "    if labels.ndim == 1 and logits.ndim == 2:\n"
     "        logits = logits[: len(labels)]",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1528,7 +1540,7 @@ bad.add(
     "integer logits are cast",
     "logits = np.asarray(logits)",
     "logits = np.asarray(logits)\n    logits = logits.astype(np.float32) if logits.dtype.kind == 'i' else logits",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1559,7 +1571,7 @@ bad.add(
     "weights of the shape of the logits are averaged over the classes",
     "given = np.asarray(sample_weight)",
     "given = np.asarray(sample_weight)\n        given = given.mean(axis=-1) if given.shape == logits.shape else given",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1569,7 +1581,7 @@ bad.add(
     "given = np.asarray(sample_weight)\n"
     "        if given.ndim == labels.ndim == 1 and len(given) < len(labels):\n"
     "            given = np.concatenate([given, np.ones(len(labels) - len(given))])",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1578,7 +1590,7 @@ bad.add(
     "given = np.asarray(sample_weight)",
     "given = np.asarray(sample_weight)\n"
     "        given = np.broadcast_to(given, labels.shape) if given.ndim == 0 else given",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1586,7 +1598,7 @@ bad.add(
     "weights of shape (N, 1) are squeezed, or broadcast to (N, N)",
     "given = np.asarray(sample_weight)",
     "given = np.asarray(sample_weight)\n        given = given[..., 0] if given.shape == (*labels.shape, 1) else given",
-    path="reference/positions.py",
+    path="hemspec/reference/positions.py",
     accepts=True,
 )
 bad.add(
@@ -1665,12 +1677,12 @@ bad.add(
     "if len(shape) != 1:",
     also=(
         Edit(
-            "reference/positions.py",
+            "hemspec/reference/positions.py",
             "return np.broadcast_to(constant, (positions.classes,))[positions.labels]",
             "return np.resize(constant, positions.classes)[positions.labels]",
         ),
         Edit(
-            "reference/logit_adjusted.py",
+            "hemspec/reference/logit_adjusted.py",
             'counts = read_constant(class_counts, name="class_counts", positive=True)',
             'counts = read_constant(class_counts, name="class_counts", positive=True)[: np.shape(logits)[axis]]',
         ),
@@ -1691,7 +1703,7 @@ bad.add(
     "a vector where one number is expected: its first entry",
     "return float(number)",
     "return float(number.flat[0])",
-    also=(Edit("arguments.py", "check_number(number.shape, name=name)", "pass"),),
+    also=(Edit("hemspec/arguments.py", "check_number(number.shape, name=name)", "pass"),),
     losses=(FOCAL, LOGIT_NORM, LA, DICE),
     accepts=True,
 )

@@ -1,11 +1,11 @@
-"""A private copy of the whole `hemspec` package with edited sources, and the suite's NumPy adapter on top of it."""
+"""A private copy of a package with edited sources, and the suite's adapter on top of it."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec
@@ -13,14 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import hemspec
-
-PACKAGE = Path(hemspec.__file__).parent
-ADAPTER = "hemspec_conformance.adapters.numpy"
-
 
 class Edit(NamedTuple):
-    """`old` becomes `new` in one file of the package; `old` has to be there exactly once."""
+    """`old` becomes `new` in one file of a package; `old` has to be there exactly once."""
 
     path: str
     old: str
@@ -31,9 +26,14 @@ class EditDoesNotApplyError(ValueError):
     """The code that an edit is about has changed: the edit has to be written again."""
 
 
-def sources() -> dict[str, str]:
-    """The text of every module of the package, by its path below it."""
-    return {path.relative_to(PACKAGE).as_posix(): path.read_text("utf-8") for path in PACKAGE.rglob("*.py")}
+def sources(*packages: str) -> dict[str, str]:
+    """The text of every module of the packages, by its path: ``hemspec/reference/hem.py``."""
+    texts = {}
+    for package in packages:
+        folder = Path(str(importlib.import_module(package).__file__)).parent
+        for path in folder.rglob("*.py"):
+            texts[path.relative_to(folder.parent).as_posix()] = path.read_text("utf-8")
+    return texts
 
 
 def edited(texts: Mapping[str, str], edits: Sequence[Edit]) -> dict[str, str]:
@@ -47,19 +47,20 @@ def edited(texts: Mapping[str, str], edits: Sequence[Edit]) -> dict[str, str]:
 
 
 class TextImporter(MetaPathFinder, SourceLoader):  # type: ignore[misc]  # typeshed: their two source_to_code
-    """Imports `hemspec` from texts instead of files."""
+    """Imports packages from texts instead of files."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
         self.texts = texts
+        self.packages = {path.partition("/")[0] for path in texts}
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if fullname.partition(".")[0] != "hemspec":
+        if fullname.partition(".")[0] not in self.packages:
             return None
         return importlib.util.spec_from_loader(fullname, self)
 
     def get_filename(self, fullname: str) -> str:
-        module = "/".join(fullname.split(".")[1:])
-        for path in (f"{module}.py", f"{module}/__init__.py" if module else "__init__.py"):
+        module = fullname.replace(".", "/")
+        for path in (f"{module}.py", f"{module}/__init__.py"):
             if path in self.texts:
                 return path
         raise ImportError(f"{fullname} is not in the copy")
@@ -71,11 +72,11 @@ class TextImporter(MetaPathFinder, SourceLoader):  # type: ignore[misc]  # types
 
 
 @contextmanager
-def without_hemspec() -> Iterator[None]:
-    """Nothing of `hemspec` is imported inside; what was, is put back afterwards."""
+def without(packages: Collection[str]) -> Iterator[None]:
+    """Nothing of the packages is imported inside; what was, is put back afterwards."""
 
     def take() -> dict[str, ModuleType]:
-        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "hemspec"}
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in packages}
 
     real = take()
     try:
@@ -85,13 +86,13 @@ def without_hemspec() -> Iterator[None]:
         sys.modules.update(real)
 
 
-def adapter_of(texts: Mapping[str, str]) -> Any:
-    """The suite's NumPy adapter, whose `import hemspec` found these texts."""
+def adapter_of(texts: Mapping[str, str], target: str = "numpy") -> Any:
+    """The suite's adapter of a target, whose imports found these texts."""
     importer = TextImporter(texts)
-    spec = importlib.util.find_spec(ADAPTER)
+    spec = importlib.util.find_spec(f"hemspec_conformance.adapters.{target}")
     assert spec is not None
     assert spec.loader is not None
-    with without_hemspec():
+    with without(importer.packages):
         sys.meta_path.insert(0, importer)
         try:
             module = importlib.util.module_from_spec(spec)

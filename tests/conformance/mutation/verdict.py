@@ -55,11 +55,6 @@ def failures(
     return found
 
 
-def cases() -> set[str]:
-    """The names of everything the suite asks."""
-    return {vector.name for vector in load()} | {rejection.name for rejection in REJECTIONS}
-
-
 def is_crash(message: str) -> bool:
     """Whether a check met an exception that it did not expect."""
     return message.startswith("crashed")
