@@ -163,6 +163,24 @@ def build(session: nox.Session) -> None:
 
 
 @nox.session(default=False, venv_backend="none")
+@nox.parametrize("target", ["numpy", "torch"])
+def mutants(session: nox.Session, target: str) -> None:
+    """Change every place of HEM, MM and the reductions in turn; the conformance suite has to notice (long)."""
+    stack(session)
+    pip(session, "install", *constraints(), "cosmic-ray")
+    with session.chdir(outside()):
+        run(
+            session,
+            "python",
+            "-W",
+            "ignore",
+            str(ROOT / "tests/conformance/mutation/kill.py"),
+            target,
+            *session.posargs,
+        )
+
+
+@nox.session(default=False, venv_backend="none")
 def vectors(session: nox.Session) -> None:
     """Make the frozen vectors again from the tree; ``-- --check`` compares instead of writing."""
     stack(session)
