@@ -70,7 +70,9 @@ def tests(session: nox.Session) -> None:
     stack(session)
     if session.posargs:
         return pytest(session, *(str(ROOT / a) if a.startswith("tests/") else a for a in session.posargs))
-    pytest(session, *map(str, sorted((ROOT / "tests").glob("test_*.py"))), ROOT / "tests/conformance", "-n2")
+    files = sorted((ROOT / "tests").glob("test_*.py"))
+    # By file, because the tests about mutants share what the suite said of each.
+    pytest(session, *files, ROOT / "tests/conformance", "-n2", "--dist", "loadfile")
     pytest(session, "--doctest-modules", "--pyargs", "hemspec.reference", "hemspec.margins")
     for backend, variables in BACKENDS.items():
         if backend == "numpy":

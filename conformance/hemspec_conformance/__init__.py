@@ -1,6 +1,6 @@
-"""The conformance suite of hemspec: frozen vectors, bad inputs and the checks that compare a backend with them.
+"""The conformance suite of hemspec: whether a backend's losses are what the specification says.
 
-A backend takes part through an adapter (`hemspec_conformance.adapter.Adapter`). Run a built-in one with::
+A backend takes part through an adapter (`hemspec_conformance.adapter.Adapter`)::
 
-    pytest -p hemspec_conformance.plugin --pyargs hemspec_conformance --target torch
+    hemspec-conformance --backend my_package.adapter
 """
