@@ -45,13 +45,13 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="every case in every dtype also in the modes that compile, laws in every mode",
     )
-    parser.add_argument("--examples", metavar="N", type=int, help="random calls for each law (usually 10 to 40)")
+    parser.add_argument("--examples", metavar="N", type=int, help="random calls for each law (usually 10 to 15)")
     parser.add_argument(
         "--workers",
         metavar="N",
         type=int,
-        default=os.cpu_count() or 1,
-        help="processes; 0 runs in this one, for a debugger, without a time limit (default: %(default)s, the cores)",
+        default=min(4, os.cpu_count() or 1),
+        help="processes; 0 runs in this one, for a debugger, without a time limit (default here: %(default)s)",
     )
     parser.add_argument(
         "--timeout",

@@ -152,6 +152,8 @@ def summary(verdict: Verdict) -> str:
         lines.append(f"expected failure {outcomes[0].id}{more}: {outcomes[0].message.splitlines()[0]}")
     for (reason,), cell in cells((o for o in verdict.outcomes if o.status == "skipped"), "message").items():
         lines.append(f"skipped {cell.counts['skipped']}: {reason}")
+    if not verdict.partial and not any(outcome.kind == "bad input" for outcome in verdict.outcomes):
+        lines.append("bad input was not tried: no mode has refusals")
     return "\n".join([*lines, said(verdict)]) + "\n"
 
 

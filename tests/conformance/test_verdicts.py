@@ -299,6 +299,16 @@ def test_verdicts_of_different_suites_are_not_merged(tmp_path: Path) -> None:
     assert "different suites cannot be merged" in run_.stderr
 
 
+def test_a_port_that_refuses_nothing_conforms_and_it_is_said(tmp_path: Path) -> None:
+    broken = """
+        modes = (Mode("eager", dtypes=("float64",), refusals=False),)
+        losses = ("cross_entropy_loss",)
+    """
+    run = conformance(tmp_path, broken, "--examples", "1")
+    assert run.code == 0, run.text
+    assert "bad input was not tried: no mode has refusals" in run.text
+
+
 def test_help_shows_how(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hemspec_conformance.cli", "--help"]
     text = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False).stdout
