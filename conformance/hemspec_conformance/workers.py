@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -163,19 +162,15 @@ def run_all(
     first: Worker | InProcess = Worker(request, seconds) if workers else InProcess(request)
     chosen = choose(first.opening)
     outcomes: dict[int, Outcome] = {}
-    cells: queue.SimpleQueue[list[int]] = queue.SimpleQueue()
-    for cell in by_cell(first.opening, chosen):
-        cells.put(cell)
+    cells = Cells(first.opening, chosen)
 
     def work(worker: Worker | InProcess) -> None:
-        while True:
-            try:
-                cell = cells.get_nowait()
-            except queue.Empty:
-                break
+        mode: str | None = None
+        while (cell := cells.take(mode)) is not None:
             for index in cell:
                 outcomes[index] = worker.run(index)
                 progress(outcomes[index], len(chosen))
+            mode = first.opening.checks[cell[0]].mode
         worker.stop()
 
     # A thread that cannot start its process leaves its share to the others.
@@ -191,13 +186,32 @@ def run_all(
     return first.opening, [outcomes[index] for index in chosen]
 
 
-def by_cell(opening: Opening, chosen: Sequence[int]) -> list[list[int]]:
-    """The chosen checks by mode, loss and kind, so that what compiles together stays in one process.
+class Cells:
+    """The chosen checks in portions of one mode, loss and kind, handed out to the workers.
 
-    The last modes come first: those that compile tend to be there, and long cells are best begun early.
+    A worker goes on with the mode it is in as long as there is something left of it, because it has compiled for that
+    mode already, and takes the last mode next: those that compile tend to be there, and long work is best begun early.
     """
-    cells: dict[tuple[str, str], dict[str, list[int]]] = {}
-    for index in chosen:
-        check = opening.checks[index]
-        cells.setdefault((check.mode, check.loss), {}).setdefault(check.kind, []).append(index)
-    return [cell for kinds in reversed(cells.values()) for cell in kinds.values()]
+
+    def __init__(self, opening: Opening, chosen: Sequence[int]) -> None:
+        self.lock = threading.Lock()
+        self.portions: dict[str, dict[tuple[str, str], list[int]]] = {}
+        for index in chosen:
+            check = opening.checks[index]
+            of_mode = self.portions.setdefault(check.mode, {})
+            of_mode.setdefault((check.loss, check.kind), []).append(index)
+        self.taken: set[str] = set()
+
+    def take(self, mode: str | None) -> list[int] | None:
+        """The next portion for a worker that was last in this mode; None when nothing is left."""
+        with self.lock:
+            left = [name for name, portions in self.portions.items() if portions]
+            if not left:
+                return None
+            if mode not in left:
+                untaken = [name for name in left if name not in self.taken]
+                mode = (untaken or left)[-1]
+            assert mode is not None
+            self.taken.add(mode)
+            portions = self.portions[mode]
+            return portions.pop(next(iter(portions)))
