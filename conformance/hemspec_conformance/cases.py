@@ -289,6 +289,8 @@ def margin_cases(loss: str) -> Iterator[Case]:
     # The mean error is 5.0017, which half precision rounds to 5: there the error of 5 would stay.
     below = [0.0, 5.0, *[6.0] * 17, *[4.375] * 7, *[4.3125] * 11]
     yield one("error_a_little_below_the_mean", below, 0.0)
+    # Three classes lie a little beyond the margin: below the clamp they would pull the mean under the error of 0.5.
+    yield one("classes_a_little_beyond_the_margin", [0.0, 2.0, -0.5, -1.75, -1.75, -1.75])
     nothing_active = Call(
         loss,
         np.array([[9.0, 0.0, 1.0], [0.0, 9.0, 1.0]]),
