@@ -22,6 +22,7 @@ ENOUGH = 9
 
 AWAITED = {
     "hem_mean_in_half_precision": "error_a_little_below_the_mean",
+    "hem_mean_of_slightly_negative_errors": "classes_a_little_beyond_the_margin",
     "nan_is_not_active": "nan_is_active",
     "denominator_at_least_one": "weights_sum_below_1",
     "weights_in_the_dtype_of_the_logits": "weights_finer_than_half_precision",
