@@ -121,6 +121,15 @@ hem.add(
     "    kept = (errors >= raw.mean(axis=1, keepdims=True)) & (errors > 0) | np.isnan(errors)",
 )
 hem.add(
+    "hem_mean_of_slightly_negative_errors",
+    "the threshold clamps the differences at -1 instead of 0, as a leaky relu would",
+    "kept = kept_errors(errors)",
+    "raw = positions.logits - positions.logits[np.arange(len(errors)), positions.labels][:, None]\n"
+    "    raw += per_true_class(margin, positions, name='margin')[:, None]\n"
+    "    own = np.arange(positions.classes) == positions.labels[:, None]\n"
+    "    kept = kept_errors(np.where(own, 0.0, np.maximum(raw, -1.0)))",
+)
+hem.add(
     "hem_mean_of_the_batch",
     "one threshold for the whole batch: mean() without an axis",
     "high = np.where(np.isinf(largest), errors == largest, high)",

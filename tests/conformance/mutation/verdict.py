@@ -21,22 +21,23 @@ def failures(
     losses: Collection[str] = tuple(LOSSES),
     *,
     about: Collection[str] = ("answers", "bad arguments"),
+    mode: str | None = None,
     first: int | None = None,
 ) -> list[str]:
-    """One message for each check that fails, in the adapter's first mode.
+    """One message for each check that fails, in the mode of that name or else in the adapter's first.
 
     `about`: the two kinds of checks. `first`: stop after so many failures.
 
     A message that begins with "crashed" is an exception that the suite did not expect: noticed, but by accident.
     """
     backend = Backend.of(adapter)
-    mode = backend.modes[0]
+    (asked_mode,) = [m for m in backend.modes if m.name == (mode or backend.modes[0].name)]
     checks: list[tuple[Any, Any, Sequence[Any]]] = []
     if "answers" in about:
         asked_as = [vector for vector in load() if vector.label_form in backend.label_forms]
-        checks += [(check_vector, vector, (mode, dtype)) for vector in asked_as for dtype in vector.dtypes]
+        checks += [(check_vector, vector, (asked_mode, dtype)) for vector in asked_as for dtype in vector.dtypes]
     if "bad arguments" in about:
-        checks += [(check_rejection, rejection, (mode,)) for rejection in REJECTIONS]
+        checks += [(check_rejection, rejection, (asked_mode,)) for rejection in REJECTIONS]
     found: list[str] = []
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -48,7 +49,7 @@ def failures(
             except ConformanceError as error:
                 found.append(str(error))
             except Exception as error:
-                case = f"{asked.call.loss}, case {asked.name}, mode {mode.name}"
+                case = f"{asked.call.loss}, case {asked.name}, mode {asked_mode.name}"
                 found.append(f"crashed: {case}\n  {type(error).__name__}: {error}")
             if first is not None and len(found) >= first:
                 break
