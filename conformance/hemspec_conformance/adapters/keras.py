@@ -36,23 +36,31 @@ LAYOUTS = tuple(
 )
 modes = (EAGER, *POLICIES, *LAYOUTS, *(() if FRAMEWORK == "torch" else (TRACED,)))
 
+Step = Callable[[Any, Any, Any], tuple[Any, Any]]
+"""The value and gradient of a loss as a function of logits, labels and weight."""
+steps: dict[Any, Step] = {}
+"""By loss, options and mode: calls that differ in their arrays alone share a trace."""
+
 
 def versions() -> Mapping[str, str]:
     return {"keras": keras.__version__, FRAMEWORK: importlib.import_module(FRAMEWORK).__version__}
 
 
 def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
-    usual = keras.config.dtype_policy()
-    if mode.setting:
-        keras.config.set_dtype_policy(mode.setting)
-    try:
-        # Keras ignores no class unless it is told to, so that one is never left out.
-        options = {k: v for k, v in call.keywords.items() if k not in ("sample_weight", "ignore_index")}
-        loss = getattr(hemspec.keras, LOSSES[call.loss])(ignore_class=call.ignore_index, **options)
-    finally:
-        keras.config.set_dtype_policy(usual)
-    step: Callable[..., tuple[Any, Any]] = globals()[f"{FRAMEWORK}_step"]
-    return step(loss, call, mode.execution == "traced")
+    # Keras ignores no class unless it is told to, so that one is never left out.
+    options = {k: v for k, v in call.keywords.items() if k not in ("sample_weight", "ignore_index")}
+    options["ignore_class"] = call.ignore_index
+    said = repr({k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in options.items()})
+    key = (call.loss, said, mode)
+    if key not in steps:
+        usual = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(mode.setting or usual)
+        try:
+            loss = getattr(hemspec.keras, LOSSES[call.loss])(**options)
+        finally:
+            keras.config.set_dtype_policy(usual)
+        steps[key] = globals()[f"{FRAMEWORK}_step"](loss, mode.execution == "traced")
+    return steps[key](call.logits, call.labels, call.sample_weight)
 
 
 def from_numpy(array: Array, mode: Mode) -> Any:
@@ -71,7 +79,7 @@ def to_numpy(array: Any) -> Array:
     return np.asarray(array.numpy() if FRAMEWORK == "tensorflow" else array)
 
 
-def tensorflow_step(loss: Any, call: Call, traced: bool) -> tuple[Any, Any]:
+def tensorflow_step(loss: Any, traced: bool) -> Step:
     import tensorflow as tf
 
     def step(logits: Any, labels: Any, weight: Any) -> tuple[Any, Any]:
@@ -80,29 +88,32 @@ def tensorflow_step(loss: Any, call: Call, traced: bool) -> tuple[Any, Any]:
             value = loss(labels, logits, sample_weight=weight)
         return value, tape.gradient(value, logits)
 
-    evaluate: Callable[..., tuple[Any, Any]] = tf.function(step) if traced else step
-    return evaluate(call.logits, call.labels, call.sample_weight)
+    return tf.function(step) if traced else step
 
 
-def jax_step(loss: Any, call: Call, traced: bool) -> tuple[Any, Any]:
+def jax_step(loss: Any, traced: bool) -> Step:
     import jax
     import jax.numpy as jnp
 
-    def total(logits: Any, labels: Any, weight: Any) -> tuple[Any, Any]:
+    def step(logits: Any, labels: Any, weight: Any) -> tuple[Any, Any]:
+        def total(logits: Any) -> tuple[Any, Any]:
+            value = loss(labels, logits, sample_weight=weight)
+            return jnp.sum(value), value
+
+        # jax.grad would refuse integers before the loss can.
+        differentiable = jnp.issubdtype(logits.dtype, jnp.floating)
+        (_, value), gradient = (jax.value_and_grad(total, has_aux=True) if differentiable else total)(logits)
+        return value, gradient
+
+    return jax.jit(step) if traced else step
+
+
+def torch_step(loss: Any, traced: bool) -> Step:
+    def step(logits: Any, labels: Any, weight: Any) -> tuple[Any, Any]:
+        if logits.is_floating_point():
+            logits.requires_grad_()
         value = loss(labels, logits, sample_weight=weight)
-        return jnp.sum(value), value
+        value.sum().backward()
+        return value, logits.grad
 
-    # jax.grad would refuse integers before the loss can.
-    differentiable = jnp.issubdtype(call.logits.dtype, jnp.floating)
-    step: Any = jax.value_and_grad(total, has_aux=True) if differentiable else total
-    (_, value), gradient = (jax.jit(step) if traced else step)(call.logits, call.labels, call.sample_weight)
-    return value, gradient
-
-
-def torch_step(loss: Any, call: Call, traced: bool) -> tuple[Any, Any]:
-    logits = call.logits
-    if logits.is_floating_point():
-        logits.requires_grad_()
-    value = loss(call.labels, logits, sample_weight=call.sample_weight)
-    value.sum().backward()
-    return value, logits.grad
+    return step
