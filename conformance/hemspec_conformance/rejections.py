@@ -105,6 +105,8 @@ def arguments_rejected(loss: str) -> list[Rejection]:
             bad = call(loss, labels=at(LABELS, 2, label), reduction=reduction)
             words = ["labels", "[0, 3)", f"got {label}", "index 2"]
             rejections.append(Rejection(f"{name}_{reduction}", bad, words, bad_at=2))
+    both = call(loss, labels=at(LABELS, 1, 3), sample_weight=at(ONES, 1, -1.0))  # one of the two is named
+    rejections.append(Rejection("label_and_weight", both, ["index 1"], bad_at=1))
     for name, weight in (("negative", -1.0), ("nan", np.nan), ("infinite", np.inf)):
         bad = call(loss, sample_weight=at(ONES, 1, weight))
         rejections.append(Rejection(f"weight_{name}", bad, ["sample_weight", ">= 0", "index 1"], bad_at=1))

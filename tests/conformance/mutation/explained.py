@@ -43,6 +43,7 @@ T_BAD_LABEL = "bad_label = (labels < 0) | (labels >= classes)"
 T_BAD = "bad = valid & (bad_label | bad_weight)"
 T_LABELS = "labels=torch.where(valid & ~bad_label, labels, 0),"
 T_LOGITS = "logits=torch.where(valid.unsqueeze(-1), input.movedim(class_axis, -1), 0.0).to(compute),"
+T_DEVICE = 'if tensor.device.type != "cpu" or torch.compiler.is_compiling():'
 T_GOOD = "good = torch.isfinite(value) & (value > 0 if positive else value >= 0)"
 T_ACTIVE = "counts = counts & ((values > 0) | torch.isnan(values))"
 T_AXIS = 'class_axis = check_logits(input.shape, dtype_name(input), 1 if input.ndim > 1 else 0, name="input")'
@@ -258,5 +259,32 @@ EXPLAINED: Final[list[Explained]] = [
             ('< float("inf")', '!= float("inf")'),
             (" or ", " and "),
         )
+    ),
+    # Known gaps: what it would take to notice them is not here, or no port could be asked.
+    *(
+        Explained(TORCH_POSITIONS, T_DEVICE, T_DEVICE.replace("!=", new), "needs a device that sorts so: a GPU", False)
+        for new in (">", "<")
+    ),
+    *(
+        Explained(
+            TORCH_POSITIONS, old, old.replace(" and ", " or "), "one readable, the other not: vmap of half", False
+        )
+        for old in (
+            "if readable_exists is not None and readable_weights is not None:",
+            "if readable_labels is not None and readable_valid is not None:",
+        )
+    ),
+    Explained(
+        TORCH_POSITIONS,
+        "if isinstance(value, int | float) and not isinstance(value, bool):",
+        "if isinstance(value, int | float) and  isinstance(value, bool):",
+        "a number takes the way of an array of one number, to the same end",
+    ),
+    Explained(
+        TORCH_POSITIONS,
+        "array = value if torch.compiler.is_compiling() else read_constant(value, name=name, positive=positive)",
+        "array = value if not torch.compiler.is_compiling() else read_constant(value, name=name, positive=positive)",
+        "an eager array is read as a tensor too; a compiled one that is NumPy's is read while tracing",
+        False,
     ),
 ]
