@@ -176,3 +176,5 @@ def test_margins() -> None:
         hemspec.margin_from_num_samples("many")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"class_counts must have shape \(C,\) with C >= 2; got shape \(1,\)"):
         hemspec.margins_from_class_counts([3])
+    with pytest.raises(ValueError, match="class_counts"):  # a table is not one count for each class
+        hemspec.margins_from_class_counts(np.ones((2, 2)))

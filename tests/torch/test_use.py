@@ -55,6 +55,13 @@ def test_buffers_move_with_the_module() -> None:
     assert criterion.margin.device.type == "meta"
 
 
+def test_a_list_of_margins_is_read_in_float64() -> None:
+    """As a float32 tensor 0.1 would be 0.10000000149, and the loss of float64 logits wrong from the ninth digit on."""
+    logits = torch.tensor([[0.0, 1.0, 2.0]], dtype=torch.float64)
+    loss = ht.hem_loss(logits, torch.tensor([0]), margin=[0.1, 0.1, 0.1])
+    assert loss.item() == pytest.approx((1.1 + 2.1) / 2, abs=1e-14)
+
+
 def test_the_margin_given_is_not_shared() -> None:
     margins = torch.tensor([1.0, 2.0])
     criterion = ht.HEMLoss(margin=margins)
