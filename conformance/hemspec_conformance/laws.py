@@ -43,7 +43,10 @@ class Question:
 
     def __call__(self, call: Call) -> Result:
         self.asked.append(call)
-        return self.backend.answer(replace(call, logits=call.logits.astype(as_dtype(self.dtype))), self.mode)
+        return self.backend.answer(self.in_dtype(call), self.mode)
+
+    def in_dtype(self, call: Call) -> Call:
+        return replace(call, logits=call.logits.astype(as_dtype(self.dtype)))
 
     def same(self, loss: str, got: Result, expected: Result, classes: int) -> None:
         """Two answers agree: each may be off by the tolerance."""
@@ -61,11 +64,9 @@ class Question:
 
     def is_wrong(self, call: Call) -> bool:
         place = Place(self.backend.name, call.loss, "", self.mode.name, self.dtype)
-        given_call = replace(call, logits=call.logits.astype(as_dtype(self.dtype)))
+        asked = self.in_dtype(call)
         try:
-            compare_results(
-                place, given_call, self.backend.answer(given_call, self.mode), Result(*reference_answer(call))
-            )
+            compare_results(place, asked, self.backend.answer(asked, self.mode), Result(*reference_answer(call)))
         except Exception:
             return True
         return False
