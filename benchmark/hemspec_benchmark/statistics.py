@@ -1,103 +1,312 @@
-"""From the results to what is said about them: the agreement of the frameworks, means and standard errors."""
+"""From the measured numbers to means, intervals, paired differences and tests corrected for their number.
+
+The independent unit is the seed. The frameworks start from the same weights and see the same batches, so their results
+are not replicates of each other: wherever the frameworks are pooled, each seed counts once, with the average over its
+frameworks. Differences between losses are paired: the same seed, in the same frameworks.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from statistics import mean, median, stdev
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
-from hemspec_benchmark.data import load_split, training_batches
-from hemspec_benchmark.losses import LOSSES
-from hemspec_benchmark.network import forward, initial_weights
-from hemspec_benchmark.runner import Result
-from hemspec_benchmark.settings import Cell, Job
+import numpy as np
+from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
-TOLERANCES: Final = (1e-5, 1e-4, 1e-4)
-"""Largest relative difference between the losses of the first, second and third step.
+Document = Mapping[str, Any]
+BySeed = dict[int, float]
+ByBackend = dict[str, BySeed]
 
-Float32 has 6e-8; a network adds up rounding, and each update multiplies it. Measured: up to 5e-7 at the first step and
-5e-6 at the third. A mistake in a loss, a gradient, a layer or an optimiser shows as 1e-3 or more. Later steps are not
-compared: training amplifies rounding, and the margin losses take discrete decisions.
-"""
+LEVEL: Final = 0.95
+ALPHA: Final = 0.05
+REFERENCE: Final = "ce"
+"""The loss that the others are compared with."""
 
 
 @dataclass(frozen=True)
-class Comparison:
-    """The loss of one step of one cell, as each framework computed it; at the first step also the NumPy reference."""
+class Measure:
+    """One number of a cell, and how people call it."""
 
-    cell: Cell
-    step: int
-    values: dict[str, float]
+    name: str
+    task: str
+    setting: str
+    metric: str
+    label: str
+    higher_is_better: bool = True
 
-    @property
-    def difference(self) -> float:
-        """Between the smallest and the largest, relative to the largest; infinite if any is not finite."""
-        values = list(self.values.values())
-        if not all(map(math.isfinite, values)):
-            return math.inf
-        scale = max(map(abs, values))
-        return (max(values) - min(values)) / scale if scale > 0 else 0.0
 
-    @property
-    def agrees(self) -> bool:
-        """Whether the difference is rounding."""
-        return self.difference <= self.tolerance
-
-    @property
-    def tolerance(self) -> float:
-        """What counts as rounding at this step."""
-        return TOLERANCES[self.step - 1]
-
-    def __str__(self) -> str:
-        values = ", ".join(f"{name} {value:.9g}" for name, value in self.values.items())
-        cell = self.cell
-        return (
-            f"{LOSSES[cell.loss].label}, {cell.experiment}, seed {cell.seed}, step {self.step}: {values}; "
-            f"relative difference {self.difference:.1e}, tolerance {self.tolerance:.0e}"
+HEADLINES: Final = (
+    Measure("clean", "accuracy", "digits", "clean", "clean accuracy"),
+    Measure("corrupted", "accuracy", "digits", "corrupted", "accuracy on corrupted images"),
+    Measure("near", "rejection", "near", "auroc/max_logit/digits", "AUROC, near: held-out digits"),
+    Measure("far-photographs", "rejection", "far", "auroc/max_logit/photographs", "AUROC, far: photographs"),
+    Measure("far-noise", "rejection", "far", "auroc/max_logit/noise", "AUROC, far: noise"),
+    Measure("pgd", "robustness", "pgd", "pgd/0.05", "accuracy under PGD, ε = 0.05"),
+    *(
+        Measure(f"ratio-{ratio}", "imbalance", f"ratio-{ratio}", "balanced_accuracy", f"balanced accuracy, 1 : {ratio}")
+        for ratio in (10, 50, 100)
+    ),
+    *(
+        Measure(
+            f"{scenario}-{way}",
+            "continual",
+            f"{scenario}-{way}",
+            "average_accuracy",
+            f"{scenario}-incremental, {'with replay' if way == 'replay' else 'naive'}",
         )
+        for scenario in ("class", "task", "domain")
+        for way in ("naive", "replay")
+    ),
+    Measure("miou", "segmentation", "scenes", "miou", "mean IoU"),
+)
+"""The primary measures, fixed before any result. Everything else is reported too, but decides nothing."""
 
+TASKS: Final = {
+    "accuracy": "Clean and corrupted images",
+    "rejection": "Unknown-class rejection",
+    "robustness": "Adversarial robustness",
+    "imbalance": "Imbalanced data",
+    "continual": "Continual learning",
+    "segmentation": "Semantic segmentation",
+}
+"""The tasks and their titles, in the order of the report."""
 
-def reference_losses(job: Job) -> dict[Cell, float]:
-    """The first step's loss of each cell from the NumPy network and the NumPy loss."""
-    split = load_split(job.evaluate_on)
-    losses = {}
-    for seed in range(job.seeds):
-        images, labels = training_batches(split, seed, job.hyper_parameters)
-        for name, experiment in job.experiments.items():
-            weights = initial_weights(seed, batch_norm=experiment.batch_norm)
-            logits = forward(weights, images[0, 0], training=True)
-            for loss in experiment.losses:
-                reference = LOSSES[loss].reference(split.class_counts)
-                losses[Cell(name, loss, seed)] = float(reference(logits, labels[0, 0]))
-    return losses
-
-
-def compare(results: Iterable[Result], references: dict[Cell, float]) -> list[Comparison]:
-    """Put the losses of the first steps side by side."""
-    values: dict[tuple[Cell, int], dict[str, float]] = {(cell, 1): {"NumPy": loss} for cell, loss in references.items()}
-    for result in results:
-        for step, loss in enumerate(result.training.step_losses[: len(TOLERANCES)], start=1):
-            values.setdefault((result.cell, step), {})[result.backend] = loss
-    return [Comparison(cell, step, given) for (cell, step), given in values.items() if len(given) > 1]
+LOWER_IS_BETTER: Final = ("fpr95", "forgetting")
+"""First parts of the names of metrics that are better when smaller."""
 
 
 @dataclass(frozen=True)
-class Summary:
-    """One entry of the table. The standard error is over seeds: the split, and so the test set, is always the same."""
+class Estimate:
+    """A mean over seeds, its 95 % interval and the p-value of the hypothesis that the true mean is 0."""
 
-    accuracy: float
-    standard_error: float | None
-    seconds: float
-    """The median, so that with three seeds or more the one that includes the compilation does not count."""
+    mean: float
+    low: float | None
+    high: float | None
+    """None for a single seed, which says nothing about others."""
+    p: float | None
+    count: int
+
+    @property
+    def half(self) -> float | None:
+        """Half of the interval's width."""
+        return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
-def summarise(results: Sequence[Result]) -> Summary:
-    """Mean, standard error and time over the seeds of one loss in one framework."""
-    accuracies = [result.training.test_accuracy[-1] for result in results]
-    return Summary(
-        accuracy=mean(accuracies),
-        standard_error=stdev(accuracies) / math.sqrt(len(accuracies)) if len(accuracies) > 1 else None,
-        seconds=median(result.training.seconds for result in results),
+def estimate(values: Iterable[float]) -> Estimate | None:
+    """Mean, Student's t interval and two-sided t-test; None where there are no values.
+
+    Values that are all the same have no spread to build a t-test from (their standard error is 0, so that any
+    difference at all would be "significant"). Their p-value is that of the sign test: 1 when they are 0, otherwise
+    2 * 2 ** -count. Their interval is the value itself.
+    """
+    sample = np.asarray(list(values), dtype=float)
+    if not np.isfinite(sample).all():
+        raise ValueError(f"only finite values can be averaged, got {sample.tolist()}")
+    count = len(sample)
+    if count == 0:
+        return None
+    mean = float(sample.mean())
+    if count == 1:
+        return Estimate(mean, None, None, None, 1)
+    if np.ptp(sample) <= 1e-12 * max(1.0, abs(mean)):  # averages of equal numbers differ by rounding
+        return Estimate(mean, mean, mean, 1.0 if abs(mean) <= 1e-12 else min(1.0, 2.0 * 0.5**count), count)
+    test = stats.ttest_1samp(sample, 0.0)
+    low, high = test.confidence_interval(LEVEL)
+    return Estimate(mean, float(low), float(high), float(test.pvalue), count)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Loss minus another, paired by seed, in one measure."""
+
+    measure: Measure
+    loss: str
+    against: str
+    estimate: Estimate
+    corrected: float | None = None
+    """The p-value after Holm's correction; None where there is no test or no correction."""
+
+    @property
+    def significant(self) -> bool:
+        """After the correction."""
+        return self.corrected is not None and self.corrected < ALPHA
+
+    @property
+    def gain(self) -> float:
+        """Positive where the loss is the better one."""
+        return self.estimate.mean if self.measure.higher_is_better else -self.estimate.mean
+
+    @property
+    def direction(self) -> int:
+        """1 significantly better, -1 significantly worse, 0 neither."""
+        return int(math.copysign(1, self.gain)) if self.significant else 0
+
+
+def backends(document: Document) -> list[str]:
+    """Those that have a cell, in the usual order."""
+    present = {cell["backend"] for cell in document["cells"]}
+    usual = [name for name in ("torch", "keras", "jax") if name in present]
+    return usual + sorted(present - set(usual))
+
+
+def losses(document: Document) -> list[str]:
+    """Those that have a cell, in the document's order."""
+    present = {cell["loss"] for cell in document["cells"]}
+    return [name for name in document["losses"] if name in present]
+
+
+def label(document: Document, loss: str) -> str:
+    """The loss's name for people."""
+    return str(document["losses"][loss]["label"])
+
+
+def headlines(document: Document, task: str | None = None) -> list[Measure]:
+    """The primary measures that the document has a number for."""
+    return [
+        measure for measure in HEADLINES if task in (None, measure.task) and any(samples(document, measure).values())
+    ]
+
+
+def measures(document: Document, task: str) -> list[Measure]:
+    """Every metric of a task, in the order of the document; headlines keep their names."""
+    known = {(measure.task, measure.setting, measure.metric): measure for measure in HEADLINES}
+    found: dict[tuple[str, str, str], Measure] = {}
+    for cell in document["cells"]:
+        if cell["task"] != task:
+            continue
+        for metric in cell["metrics"]:
+            key = (task, cell["setting"], metric)
+            plain = Measure(
+                f"{cell['setting']}/{metric}", *key, metric, higher_is_better=not metric.startswith(LOWER_IS_BETTER)
+            )
+            found.setdefault(key, known.get(key, plain))
+    return list(found.values())
+
+
+def samples(document: Document, measure: Measure) -> dict[str, ByBackend]:
+    """The values of a measure: loss, backend, seed. A null is left out, see `missing`."""
+    result: dict[str, ByBackend] = {}
+    for cell in document["cells"]:
+        if cell["task"] == measure.task and cell["setting"] == measure.setting:
+            value = cell["metrics"].get(measure.metric)
+            if value is not None and math.isfinite(value):
+                result.setdefault(cell["loss"], {}).setdefault(cell["backend"], {})[cell["seed"]] = float(value)
+    return result
+
+
+def pool(values: ByBackend) -> BySeed:
+    """The average over the frameworks that have the seed."""
+    seeds = sorted({seed for by_seed in values.values() for seed in by_seed})
+    return {
+        seed: float(np.mean([by_seed[seed] for by_seed in values.values() if seed in by_seed])) for seed in seeds
+    }
+
+
+def pair(first: ByBackend, second: ByBackend) -> BySeed:
+    """First minus second by seed, averaged over the frameworks that have both. A seed without a partner is left out."""
+    return pool(
+        {
+            backend: {
+                seed: value - second[backend][seed] for seed, value in by_seed.items() if seed in second[backend]
+            }
+            for backend, by_seed in first.items()
+            if backend in second
+        }
     )
+
+
+def means(document: Document, measure: Measure, backend: str | None = None) -> dict[str, Estimate]:
+    """Each loss's mean over seeds, in one framework or pooled."""
+    values = {loss: pool(_only(found, backend)) for loss, found in samples(document, measure).items()}
+    result = {loss: estimate(values[loss].values()) for loss in losses(document) if loss in values}
+    return {loss: found for loss, found in result.items() if found}
+
+
+def difference(
+    document: Document, measure: Measure, loss: str, against: str = REFERENCE, backend: str | None = None
+) -> Difference | None:
+    """Paired by seed, in one framework or pooled, not corrected; None without a pair."""
+    values = samples(document, measure)
+    if loss not in values or against not in values:
+        return None
+    found = estimate(pair(_only(values[loss], backend), _only(values[against], backend)).values())
+    return Difference(measure, loss, against, found) if found else None
+
+
+def differences(document: Document, measure: Measure, backend: str | None = None) -> dict[str, Difference]:
+    """Each loss against cross-entropy, not corrected."""
+    found = {loss: difference(document, measure, loss, backend=backend) for loss in losses(document)}
+    return {loss: entry for loss, entry in found.items() if entry and loss != REFERENCE}
+
+
+def family(document: Document) -> dict[tuple[str, str], Difference]:
+    """Every headline and every loss against cross-entropy, pooled, corrected together; by measure's and loss's name."""
+    found = [entry for measure in headlines(document) for entry in differences(document, measure).values()]
+    return {(entry.measure.name, entry.loss): entry for entry in correct(found)}
+
+
+def correct(found: Sequence[Difference]) -> list[Difference]:
+    """Holm's correction over all that have a test. Those that have none (a single seed) stay without."""
+    corrected = iter(holm([entry.estimate.p for entry in found if entry.estimate.p is not None]))
+    return [replace(entry, corrected=None if entry.estimate.p is None else next(corrected)) for entry in found]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down p-values: the chance of even one false discovery among all of them is at most `ALPHA`."""
+    if not p_values:
+        return []
+    return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]]
+
+
+def missing(document: Document) -> list[str]:
+    """What is not there, in words: tasks, cells, and numbers that are null because they were not finite.
+
+    A cell is expected for every loss, backend and seed that its task and setting has at all in the document.
+    """
+    result = [
+        f"{title}: nothing was run"
+        for task, title in TASKS.items()
+        if not any(cell["task"] == task for cell in document["cells"])
+    ]
+    settings = dict.fromkeys((cell["task"], cell["setting"]) for cell in document["cells"])
+    seeds = {cell["seed"] for cell in document["cells"]}
+    for task, setting in settings:
+        there = {
+            (cell["loss"], cell["backend"], cell["seed"]): cell
+            for cell in document["cells"]
+            if (cell["task"], cell["setting"]) == (task, setting)
+        }
+        for loss in losses(document):
+            for backend in backends(document):
+                gone = sorted(seed for seed in seeds if (loss, backend, seed) not in there)
+                if gone:
+                    which = "all seeds" if len(gone) == len(seeds) else f"seed {_ranges(gone)}"
+                    result.append(f"{task}, {setting}, {label(document, loss)}, {backend}: {which} not run")
+        nulls = [
+            f"{label(document, loss)}, {backend}, seed {seed}: {metric}"
+            for (loss, backend, seed), cell in there.items()
+            for metric, value in cell["metrics"].items()
+            if value is None
+        ]
+        if nulls:
+            shown = "; ".join(nulls[:5]) + (f"; and {len(nulls) - 5} more" if len(nulls) > 5 else "")
+            result.append(f"{task}, {setting}: not finite and left out: {shown}")
+    return result
+
+
+def _only(values: ByBackend, backend: str | None) -> ByBackend:
+    return values if backend is None else {name: found for name, found in values.items() if name == backend}
+
+
+def _ranges(seeds: Sequence[int]) -> str:
+    """``0, 3-5``."""
+    parts: list[list[int]] = []
+    for seed in seeds:
+        if parts and parts[-1][-1] == seed - 1:
+            parts[-1].append(seed)
+        else:
+            parts.append([seed])
+    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts)
