@@ -16,6 +16,9 @@ import numpy as np
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
+from hemspec_benchmark.learner import BACKENDS
+from hemspec_benchmark.losses import LOSSES
+
 Document = Mapping[str, Any]
 BySeed = dict[int, float]
 ByBackend = dict[str, BySeed]
@@ -39,8 +42,8 @@ class Measure:
 
 
 HEADLINES: Final = (
-    Measure("clean", "accuracy", "digits", "clean", "clean accuracy"),
-    Measure("corrupted", "accuracy", "digits", "corrupted", "accuracy on corrupted images"),
+    Measure("clean", "accuracy", "test", "clean", "clean accuracy"),
+    Measure("corrupted", "accuracy", "test", "corrupted", "accuracy on corrupted images"),
     Measure("near", "rejection", "near", "auroc/max_logit/digits", "AUROC, near: held-out digits"),
     Measure("far-photographs", "rejection", "far", "auroc/max_logit/photographs", "AUROC, far: photographs"),
     Measure("far-noise", "rejection", "far", "auroc/max_logit/noise", "AUROC, far: noise"),
@@ -62,7 +65,7 @@ HEADLINES: Final = (
     ),
     Measure("miou", "segmentation", "scenes", "miou", "mean IoU"),
 )
-"""The primary measures, fixed before any result. Everything else is reported too, but decides nothing."""
+"""The primary measures of the digits, fixed before any result. Everything else is reported too, but decides nothing."""
 
 TASKS: Final = {
     "accuracy": "Clean and corrupted images",
@@ -148,31 +151,44 @@ class Difference:
 def backends(document: Document) -> list[str]:
     """Those that have a cell, in the usual order."""
     present = {cell["backend"] for cell in document["cells"]}
-    usual = [name for name in ("torch", "keras", "jax") if name in present]
+    usual = [name for name in BACKENDS if name in present]
     return usual + sorted(present - set(usual))
 
 
 def losses(document: Document) -> list[str]:
     """Those that have a cell, in the document's order."""
     present = {cell["loss"] for cell in document["cells"]}
-    return [name for name in document["losses"] if name in present]
+    known = [name for name in document["losses"] if name in present]
+    return known + sorted(present - set(known))
 
 
 def label(document: Document, loss: str) -> str:
     """The loss's name for people."""
-    return str(document["losses"][loss]["label"])
+    entry = document["losses"].get(loss) or {"label": LOSSES[loss].label if loss in LOSSES else loss}
+    return str(entry["label"])
+
+
+def primary(document: Document) -> list[Measure]:
+    """The primary measures for the document's data: other data has other attacks and no digits to hold out."""
+    data, attack = document.get("data", "digits"), document.get("protocol", {}).get("attack", {})
+    epsilon = attack.get("epsilon", 0.05)
+    changes = {
+        "near": {}
+        if data == "digits"
+        else {"metric": "auroc/max_logit/classes", "label": "AUROC, near: held-out classes"},
+        "pgd": {"metric": f"pgd/{epsilon:g}", "label": f"accuracy under PGD, ε = {epsilon:.2g}"},
+    }
+    return [replace(measure, **changes.get(measure.name, {})) for measure in HEADLINES]
 
 
 def headlines(document: Document, task: str | None = None) -> list[Measure]:
     """The primary measures that the document has a number for."""
-    return [
-        measure for measure in HEADLINES if task in (None, measure.task) and any(samples(document, measure).values())
-    ]
+    return [measure for measure in primary(document) if task in (None, measure.task) and samples(document, measure)]
 
 
 def measures(document: Document, task: str) -> list[Measure]:
     """Every metric of a task, in the order of the document; headlines keep their names."""
-    known = {(measure.task, measure.setting, measure.metric): measure for measure in HEADLINES}
+    known = {(measure.task, measure.setting, measure.metric): measure for measure in primary(document)}
     found: dict[tuple[str, str, str], Measure] = {}
     for cell in document["cells"]:
         if cell["task"] != task:
@@ -200,18 +216,14 @@ def samples(document: Document, measure: Measure) -> dict[str, ByBackend]:
 def pool(values: ByBackend) -> BySeed:
     """The average over the frameworks that have the seed."""
     seeds = sorted({seed for by_seed in values.values() for seed in by_seed})
-    return {
-        seed: float(np.mean([by_seed[seed] for by_seed in values.values() if seed in by_seed])) for seed in seeds
-    }
+    return {seed: float(np.mean([by_seed[seed] for by_seed in values.values() if seed in by_seed])) for seed in seeds}
 
 
 def pair(first: ByBackend, second: ByBackend) -> BySeed:
     """First minus second by seed, averaged over the frameworks that have both. A seed without a partner is left out."""
     return pool(
         {
-            backend: {
-                seed: value - second[backend][seed] for seed, value in by_seed.items() if seed in second[backend]
-            }
+            backend: {seed: value - second[backend][seed] for seed, value in by_seed.items() if seed in second[backend]}
             for backend, by_seed in first.items()
             if backend in second
         }
@@ -262,38 +274,45 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def missing(document: Document) -> list[str]:
-    """What is not there, in words: tasks, cells, and numbers that are null because they were not finite.
+    """What is not there, in words: tasks and settings, trainings, and numbers that were not finite.
 
-    A cell is expected for every loss, backend and seed that its task and setting has at all in the document.
+    A training is expected of every loss, framework and seed of the document in every setting that it has.
     """
-    result = [
-        f"{title}: nothing was run"
-        for task, title in TASKS.items()
-        if not any(cell["task"] == task for cell in document["cells"])
-    ]
-    settings = dict.fromkeys((cell["task"], cell["setting"]) for cell in document["cells"])
-    seeds = {cell["seed"] for cell in document["cells"]}
-    for task, setting in settings:
+    result = []
+    seeds = sorted({cell["seed"] for cell in document["cells"]})
+    for task, setting in dict.fromkeys((measure.task, measure.setting) for measure in HEADLINES):
         there = {
             (cell["loss"], cell["backend"], cell["seed"]): cell
             for cell in document["cells"]
             if (cell["task"], cell["setting"]) == (task, setting)
         }
+        name = f"{TASKS[task]}, {setting}"
+        if not there:
+            result.append(f"{name}: not run")
+            continue
+        gaps: dict[str, list[str]] = {}
         for loss in losses(document):
-            for backend in backends(document):
-                gone = sorted(seed for seed in seeds if (loss, backend, seed) not in there)
-                if gone:
-                    which = "all seeds" if len(gone) == len(seeds) else f"seed {_ranges(gone)}"
-                    result.append(f"{task}, {setting}, {label(document, loss)}, {backend}: {which} not run")
+            gone = {
+                backend: _ranges([seed for seed in seeds if (loss, backend, seed) not in there])
+                for backend in backends(document)
+            }
+            if len(set(gone.values())) == 1:
+                gone = {"all": gone[next(iter(gone))]}
+            for backend, which in gone.items():
+                if which:
+                    where = "all frameworks" if backend == "all" else BACKENDS.get(backend, backend)
+                    which = "every seed" if which == _ranges(seeds) else f"seed {which}"
+                    gaps.setdefault(f"{where}, {which}", []).append(label(document, loss))
+        result += [f"{name}: not run: {', '.join(names)} ({where})" for where, names in gaps.items()]
         nulls = [
-            f"{label(document, loss)}, {backend}, seed {seed}: {metric}"
+            f"{label(document, loss)}, {BACKENDS.get(backend, backend)}, seed {seed}: {metric}"
             for (loss, backend, seed), cell in there.items()
             for metric, value in cell["metrics"].items()
             if value is None
         ]
         if nulls:
-            shown = "; ".join(nulls[:5]) + (f"; and {len(nulls) - 5} more" if len(nulls) > 5 else "")
-            result.append(f"{task}, {setting}: not finite and left out: {shown}")
+            more = f"; and {len(nulls) - 5} more" if len(nulls) > 5 else ""
+            result.append(f"{name}: not a finite number, left out: {'; '.join(nulls[:5])}{more}")
     return result
 
 

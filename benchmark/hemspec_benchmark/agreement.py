@@ -1,0 +1,241 @@
+"""Whether the frameworks agree: loss by loss in the first steps of a training, and in what comes out at the end.
+
+Early, the same weights and batches must give the same losses up to rounding. At the end they need not: training
+amplifies rounding, and the margin losses take discrete decisions. Then the frameworks must agree as experiments do, in
+intervals that overlap and paired differences that are not significant.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import combinations
+from typing import Any, Final
+
+import numpy as np
+
+from hemspec_benchmark import batches, datasets
+from hemspec_benchmark.learner import BACKENDS
+from hemspec_benchmark.losses import LOSSES
+from hemspec_benchmark.network import forward, initial_weights
+from hemspec_benchmark.settings import Protocol
+from hemspec_benchmark.statistics import (
+    Difference,
+    Document,
+    Estimate,
+    Measure,
+    backends,
+    correct,
+    estimate,
+    headlines,
+    label,
+    losses,
+    means,
+    pair,
+    samples,
+)
+from hemspec_benchmark.training import ORDER
+
+TOLERANCES: Final = (1e-5, 1e-4, 1e-4)
+"""Largest relative difference between the losses of the first, second and third step.
+
+Float32 has 6e-8; a network adds up rounding, and each update multiplies it. Measured: up to 5e-7 at the first step and
+5e-6 at the third. A mistake in a loss, a gradient, a layer or an optimiser shows as 1e-3 or more. Later steps are shown
+but not judged: training amplifies rounding, and the margin losses take discrete decisions.
+"""
+
+REFERENCE: Final = "NumPy"
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The loss of one step of one training, as each framework computed it; at the first step also the reference."""
+
+    loss: str
+    seed: int
+    step: int
+    values: Mapping[str, float]
+
+    @property
+    def difference(self) -> float:
+        """Between the smallest and the largest, relative to the largest; infinite if any is not finite."""
+        values = list(self.values.values())
+        if not all(map(math.isfinite, values)):
+            return math.inf
+        scale = max(map(abs, values))
+        return (max(values) - min(values)) / scale if scale > 0 else 0.0
+
+    @property
+    def tolerance(self) -> float | None:
+        """What counts as rounding at this step; None where the step is not judged."""
+        return TOLERANCES[self.step - 1] if self.step <= len(TOLERANCES) else None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the difference is rounding, or not judged."""
+        return self.tolerance is None or self.difference <= self.tolerance
+
+    def __str__(self) -> str:
+        values = ", ".join(f"{BACKENDS.get(name, name)} {value:.9g}" for name, value in self.values.items())
+        name = LOSSES[self.loss].label if self.loss in LOSSES else self.loss
+        tolerance = "" if self.tolerance is None else f", tolerance {self.tolerance:.0e}"
+        return (
+            f"{name}, seed {self.seed}, step {self.step}: {values}; "
+            f"relative difference {self.difference:.1e}{tolerance}"
+        )
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One measure of one loss at the end of training, framework by framework."""
+
+    measure: Measure
+    loss: str
+    estimates: Mapping[str, Estimate]
+    differences: Mapping[tuple[str, str], Difference]
+    """Between two frameworks, paired by seed and corrected over all outcomes."""
+
+    @property
+    def pairs(self) -> dict[tuple[str, str], bool]:
+        """Whether the intervals of two frameworks overlap; only where both have one."""
+        ends = {name: (e.low, e.high) for name, e in self.estimates.items()}
+        return {
+            (first, second): bool(max(ends[first][0], ends[second][0]) <= min(ends[first][1], ends[second][1]))
+            for first, second in combinations(ends, 2)
+            if None not in ends[first] and None not in ends[second]
+        }
+
+    @property
+    def apart(self) -> bool:
+        """Whether the intervals of some two frameworks have nothing in common."""
+        return not all(self.pairs.values())
+
+    @property
+    def differs(self) -> bool:
+        """Whether some paired difference is significant after the correction."""
+        return any(entry.significant for entry in self.differences.values())
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Both comparisons, and the verdict."""
+
+    comparisons: Sequence[Comparison]
+    outcomes: Sequence[Outcome]
+
+    @cached_property
+    def judged(self) -> list[Comparison]:
+        """The comparisons of the first steps."""
+        return [entry for entry in self.comparisons if entry.tolerance is not None]
+
+    @cached_property
+    def failures(self) -> list[Comparison]:
+        """First steps that differ by more than rounding."""
+        return [entry for entry in self.judged if not entry.agrees]
+
+    @cached_property
+    def differing(self) -> list[Outcome]:
+        """Outcomes of which two frameworks differ significantly."""
+        return [outcome for outcome in self.outcomes if outcome.differs]
+
+    @cached_property
+    def apart(self) -> list[Outcome]:
+        """Outcomes of which two frameworks' intervals do not overlap."""
+        return [outcome for outcome in self.outcomes if outcome.apart]
+
+    @property
+    def pairs(self) -> tuple[int, int]:
+        """How many pairs of intervals overlap, and how many there are."""
+        overlaps = [overlap for outcome in self.outcomes for overlap in outcome.pairs.values()]
+        return sum(overlaps), len(overlaps)
+
+    @property
+    def largest(self) -> float | None:
+        """The largest relative difference of the first steps."""
+        return max((entry.difference for entry in self.judged), default=None)
+
+    @property
+    def checked(self) -> bool:
+        """Whether there was anything to compare: more than one framework, or the reference."""
+        return bool(self.judged or any(outcome.differences for outcome in self.outcomes))
+
+    @property
+    def agrees(self) -> bool:
+        """No first step off by more than rounding, no significant difference at the end."""
+        return not self.failures and not self.differing
+
+
+def agreement(document: Document) -> Agreement:
+    """Everything about the frameworks' agreement, from the document alone."""
+    return Agreement(compare(document, reference_losses(document)), outcomes(document))
+
+
+def reference_losses(document: Document) -> dict[tuple[str, int], float]:
+    """The first step's loss by loss and seed, from the NumPy network and the NumPy loss.
+
+    Only for the digits, which are at hand, and losses that are ours; {} otherwise.
+    """
+    if document["data"] != "digits":
+        return {}
+    protocol = Protocol.from_json(document["protocol"])
+    data = datasets.digits(protocol.evaluate_on)
+    result = {}
+    found = {(cell["loss"], cell["seed"]) for cell in _trainings(document) if cell["loss"] in LOSSES}
+    for seed in sorted({seed for _, seed in found}):
+        size = protocol.classification.batch_size
+        rng = np.random.default_rng((seed, ORDER))
+        steps = batches.epoch(data.train_images, data.train_labels, size, rng, shift=data.shift, chunk=1)
+        images, labels, _ = next(steps)
+        weights = initial_weights(protocol.architecture, images.shape[2:], data.num_classes, seed)
+        logits = forward(protocol.architecture, weights, images[0], training=True)
+        for loss in sorted(loss for loss, at in found if at == seed):
+            result[loss, seed] = float(LOSSES[loss].reference(data.class_counts)(logits, labels[0]))
+    return result
+
+
+def compare(document: Document, references: Mapping[tuple[str, int], float]) -> list[Comparison]:
+    """Put the losses of the first epoch side by side, step by step. What is null in the document is not a number."""
+    values: dict[tuple[str, int, int], dict[str, float]] = {
+        (loss, seed, 1): {REFERENCE: value} for (loss, seed), value in references.items()
+    }
+    for cell in _trainings(document):
+        for step, value in enumerate(cell["details"]["step_losses"], start=1):
+            entry = values.setdefault((cell["loss"], cell["seed"], step), {})
+            entry[cell["backend"]] = math.nan if value is None else value
+    return [Comparison(*key, given) for key, given in values.items() if len(given) > 1]
+
+
+def outcomes(document: Document) -> list[Outcome]:
+    """The primary measures of each loss in each framework, and their paired differences, corrected over all of them."""
+    found: list[Outcome] = []
+    for measure in headlines(document):
+        by_loss = samples(document, measure)
+        by_backend = {backend: means(document, measure, backend) for backend in backends(document)}
+        for loss in losses(document):
+            estimates = {backend: entry[loss] for backend, entry in by_backend.items() if loss in entry}
+            differences = {}
+            for first, second in combinations(estimates, 2):
+                paired = estimate(pair({"": by_loss[loss][first]}, {"": by_loss[loss][second]}).values())
+                if paired:
+                    differences[first, second] = Difference(measure, loss, loss, paired)
+            if estimates:
+                found.append(Outcome(measure, loss, estimates, differences))
+    corrected = iter(correct([entry for outcome in found for entry in outcome.differences.values()]))
+    return [
+        replace(outcome, differences={names: next(corrected) for names in outcome.differences}) for outcome in found
+    ]
+
+
+def describe(document: Document, outcome: Outcome) -> str:
+    """One line about an outcome that differs."""
+    parts = [f"{BACKENDS.get(name, name)} {100 * found.mean:.2f}" for name, found in outcome.estimates.items()]
+    tests = [entry.corrected for entry in outcome.differences.values() if entry.corrected is not None]
+    return (
+        f"{label(document, outcome.loss)}, {outcome.measure.label}: {', '.join(parts)} (corrected p {min(tests):.2g})"
+    )
+
+
+def _trainings(document: Document) -> list[Mapping[str, Any]]:
+    return [cell for cell in document["cells"] if cell["task"] == "accuracy" and cell["details"].get("step_losses")]
