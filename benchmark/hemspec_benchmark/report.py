@@ -1,94 +1,274 @@
-"""What people read: the tables in the terminal and the page with the plots, both made from the JSON document alone."""
+"""What people read: the page with the plots, the README's tables and the terminal's, all from the document alone."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
+from matplotlib.figure import Figure
 from rich.table import Table
 
-from hemspec_benchmark import plots
+from hemspec_benchmark import agreement_plots, claims, findings, pictures, plots, statistics, style, training_plots
+from hemspec_benchmark.agreement import TOLERANCES, Agreement, agreement, describe
+from hemspec_benchmark.corruptions import CORRUPTIONS
+from hemspec_benchmark.findings import p_value, signed
+from hemspec_benchmark.learner import BACKENDS
+from hemspec_benchmark.statistics import (
+    TASKS,
+    Difference,
+    Document,
+    Estimate,
+    Measure,
+    backends,
+    difference,
+    family,
+    headlines,
+    label,
+    losses,
+    means,
+    measures,
+)
+
+FOLLOWED: Final = ("ce", "hem", "hem-mean", "mm")
+"""The losses whose trainings are shown by epoch."""
+SHOWN: Final = ("ce", "hem", "hem-mean")
+"""The losses whose pictures and matrices are shown."""
+
+UNITS: Final = {
+    "noise": "standard deviation of the noise, grey values in [0, 1]",
+    "blur": "standard deviation of the blur, pixels",
+    "contrast": "contrast that is left",
+    "shift": "shift, pixels",
+}
 
 
-def rows(document: dict[str, Any], experiment: str) -> list[dict[str, Any]]:
-    """The table of an experiment: for each loss its label and, by backend, what the summary says."""
-    entries = {
-        (entry["loss"], entry["backend"]): entry for entry in document["summary"] if entry["experiment"] == experiment
-    }
-    return [
-        {
-            "loss": loss,
-            "label": document["losses"][loss]["label"],
-            "entries": [entries[loss, backend] for backend in document["backends"]],
-        }
-        for loss in document["experiments"][experiment]["losses"]
+def page(document: Document) -> str:
+    """The report: one HTML file that needs nothing else."""
+    checked = agreement(document)
+    tests = family(document)
+    made = figures(document, checked)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"signed": signed, "p_value": p_value, "plus_minus": plus_minus, "plain": plain}
+    template = environment.from_string((files("hemspec_benchmark") / "report.html.jinja").read_text(encoding="utf-8"))
+
+    def plot(name: str) -> Markup:
+        """A figure as SVG, or nothing where it could not be made."""
+        if name not in made:
+            return Markup("")
+        return Markup(style.svg(made[name], name, str(escape(title(made[name])))))
+
+    return template.render(
+        document=document,
+        agreement=checked,
+        tolerances=TOLERANCES,
+        describe=lambda outcome: describe(document, outcome),
+        verdicts=claims.verdicts(document),
+        rule=claims.__doc__,
+        label=lambda loss: label(document, loss),
+        losses=losses(document),
+        backends={name: BACKENDS.get(name, name) for name in backends(document)},
+        seeds=sorted({cell["seed"] for cell in document["cells"]}),
+        devices=sorted({str(cell.get("device")) for cell in document["cells"]}),
+        hours=sum(cell.get("seconds") or 0.0 for cell in document["cells"]) / 3600,
+        tasks=TASKS,
+        headlines={task: headlines(document, task) for task in TASKS},
+        tables={task: full_table(document, task) for task in TASKS},
+        by_framework={task: framework_table(document, task) for task in TASKS},
+        standing=findings.standing(document, tests),
+        masking=findings.masking(document),
+        training=findings.training(document, [name for name in FOLLOWED if name in losses(document)]),
+        missing=[text for text in (findings.reference_missing(document), *statistics.missing(document)) if text],
+        segmentation=next((cell["details"] for cell in document["cells"] if cell["task"] == "segmentation"), None),
+        flat=dict(flatten(document["protocol"])),
+        names=list(made),
+        plot=plot,
+        family=tests,
+    )
+
+
+def figures(document: Document, checked: Agreement | None = None) -> dict[str, Figure]:
+    """All figures by name, in the order of the page; those without data are left out."""
+    checked = checked or agreement(document)
+    tests = family(document)
+    shown = [name for name in SHOWN if name in losses(document)]
+    made: dict[str, Figure | None] = {}
+    if tests:
+        made["overview"] = plots.overview(document, tests)
+    for measure in headlines(document):
+        made[measure.name] = plots.forest(document, measure, tests)
+    present = {measure.metric.split("/")[0] for measure in measures(document, "accuracy")}
+    for kind in CORRUPTIONS:
+        if kind in present:
+            made[f"corruption-{kind}"] = plots.corruption_curves(document, kind, UNITS[kind])
+    attacks = {measure.metric.split("/")[0] for measure in measures(document, "robustness")}
+    for attack, name in {"pgd": "PGD: many steps", "fgsm": "FGSM: a single step"}.items():
+        if attack in attacks:
+            made[f"attack-{attack}"] = plots.attack_curves(document, attack, name)
+    for scenario in ("class", "task", "domain"):
+        made[f"matrices-{scenario}"] = plots.matrices(document, scenario, shown)
+    followed = [name for name in FOLLOWED if name in losses(document)]
+    for curve in training_plots.DYNAMICS:
+        made[f"training-{curve}"] = training_plots.dynamics(document, curve, followed)
+    if pictures.available(document):
+        made["predictions"] = pictures.predictions(document, shown[:2])
+        for name in shown[:2]:
+            made[f"rejected-{name}"] = pictures.rejected(document, name)
+        made["masks"] = pictures.masks(document, shown)
+    made |= training_plots.explorations(document)
+    made["agreement-steps"] = agreement_plots.trajectory(document, checked.comparisons)
+    made["agreement-between"] = agreement_plots.between(document, checked)
+    for measure in headlines(document):
+        made[f"agreement-{measure.name}"] = agreement_plots.final(document, checked, measure.name)
+    return {name: figure for name, figure in made.items() if figure is not None}
+
+
+def write_pngs(document: Document, folder: Path) -> list[Path]:
+    """Every figure as a PNG on white, for the README and for slides."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, figure in figures(document).items():
+        path = folder / f"{name}.png"
+        path.write_bytes(style.png(figure))
+        written.append(path)
+    return written
+
+
+def markdown(document: Document) -> str:
+    """The README's tables: primary measures and claims."""
+    tests = family(document)
+    names = losses(document)
+    lines = [
+        f"| % (± half of the 95 % interval) | {' | '.join(label(document, loss) for loss in names)} |",
+        "|---|" + "---|" * len(names),
     ]
+    for measure in headlines(document):
+        values = means(document, measure)
+        cells = [
+            plus_minus(values[loss]) + arrow(tests.get((measure.name, loss))) if loss in values else "–"
+            for loss in names
+        ]
+        lines.append(f"| {measure.label} | {' | '.join(cells)} |")
+    verdicts = [row for row in claims.verdicts(document) if row]
+    if verdicts:
+        variants = list(verdicts[0])
+        lines += [
+            "",
+            f"| claim of the abstract | {' | '.join(label(document, name) for name in variants)} |",
+            "|---|" + "---|" * len(variants),
+        ]
+        for row in verdicts:
+            cells = [f"**{verdict.text}**{evidence(verdict)}" for verdict in row.values()]
+            lines.append(f"| {next(iter(row.values())).claim.text} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
-def percent(entry: dict[str, Any]) -> str:
-    """``98.52 ± 0.12``; a single seed has no standard error."""
-    error = entry["standard_error"]
-    return f"{100 * entry['accuracy']:.2f}" + ("" if error is None else f" ± {100 * error:.2f}")
-
-
-def table(document: dict[str, Any], experiment: str) -> Table:
-    """The table for the terminal."""
-    result = Table(title=document["experiments"][experiment]["title"], caption=caption(document))
+def table(document: Document, task: str) -> Table:
+    """A task's primary measures for the terminal."""
+    tests = family(document)
+    found = headlines(document, task)
+    result = Table(title=TASKS[task], caption=CAPTION)
     result.add_column("Loss")
-    for backend in document["backends"]:
-        result.add_column(plots.BACKENDS[backend][0], justify="right")
-        result.add_column("s", justify="right", style="dim")
-    for row in rows(document, experiment):
-        cells = [text for entry in row["entries"] for text in (percent(entry), f"{entry['seconds']:.1f}")]
-        result.add_row(row["label"], *cells)
+    for measure in found:
+        result.add_column(measure.label, justify="right")
+    values = {measure.name: means(document, measure) for measure in found}
+    for loss in losses(document):
+        cells = [
+            plus_minus(values[measure.name][loss]) + (arrow(tests.get((measure.name, loss))) or "  ")
+            if loss in values[measure.name]
+            else "–"
+            for measure in found
+        ]
+        if any(cell != "–" for cell in cells):
+            result.add_row(label(document, loss), *cells)
     return result
 
 
-def caption(document: dict[str, Any]) -> str:
-    """What the numbers of a table are."""
-    seeds = document["seeds"]
-    many = f"mean ± standard error over {seeds} seeds" if seeds > 1 else "one seed"
-    return f"Test accuracy in %, {many}; s: seconds for one training (median)."
+CAPTION: Final = "%, ± half of the 95 % interval over seeds; ▲ ▼ significantly better or worse than CE (Holm)"
 
 
-def agreement(document: dict[str, Any]) -> dict[str, Any]:
-    """The largest relative differences: by loss and step, and over all; and the comparisons that fail."""
-    comparisons = document["agreement"]["comparisons"]
-    steps = range(1, len(document["agreement"]["tolerances"]) + 1)
-    return {
-        "steps": list(steps),
-        "by_loss": [
-            {
-                "label": loss["label"],
-                "differences": [
-                    max(
-                        (c["difference"] for c in comparisons if c["cell"]["loss"] == name and c["step"] == step),
-                        default=None,
-                    )
-                    for step in steps
-                ],
-            }
-            for name, loss in document["losses"].items()
-        ],
-        "largest": max(comparison["difference"] for comparison in comparisons),
-        "failures": [comparison for comparison in comparisons if not comparison["agrees"]],
-        "compared": len(comparisons),
-    }
+def full_table(document: Document, task: str) -> list[dict[str, Any]]:
+    """Every metric of a task by loss, frameworks pooled: mean, and difference to cross-entropy, not corrected."""
+    return [
+        {
+            "label": f"{measure.setting}: {measure.metric}" if measure.setting != "test" else measure.metric,
+            "cells": _row(document, measure),
+        }
+        for measure in measures(document, task)
+    ]
 
 
-def page(document: dict[str, Any]) -> str:
-    """The report: one HTML file that needs nothing else."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string((files("hemspec_benchmark") / "report.html.jinja").read_text(encoding="utf-8"))
-    return template.render(
-        document=document,
-        agreement=agreement(document),
-        rows=rows,
-        percent=percent,
-        caption=caption(document),
-        backend_names={backend: plots.BACKENDS[backend][0] for backend in document["backends"]},
-        overview=lambda *names: Markup(plots.overview(document, *names)),
-        curves=lambda *names: Markup(plots.curves(document, *names)),
-    )
+def framework_table(document: Document, task: str) -> list[dict[str, Any]]:
+    """The primary measures of a task by loss, framework by framework."""
+    return [
+        {"label": f"{measure.label}, {BACKENDS.get(backend, backend)}", "cells": _row(document, measure, backend)}
+        for measure in headlines(document, task)
+        for backend in backends(document)
+    ]
+
+
+def _row(
+    document: Document, measure: Measure, backend: str | None = None
+) -> list[tuple[Estimate | None, Difference | None]]:
+    values = means(document, measure, backend)
+    return [
+        (
+            values.get(loss),
+            None if loss == statistics.REFERENCE else difference(document, measure, loss, backend=backend),
+        )
+        for loss in losses(document)
+    ]
+
+
+def plus_minus(found: Estimate | None, digits: int = 1) -> str:
+    """``98.5 ± 0.2``, in percent; a single seed has no interval."""
+    if found is None:
+        return "–"
+    half = "" if found.half is None else f" ± {100 * found.half:.{digits}f}"
+    return f"{100 * found.mean:.{digits}f}{half}".replace("-", "−")
+
+
+def arrow(found: Difference | None) -> str:
+    """Whether a difference is significant, and which way."""
+    return "" if found is None else {1: " ▲", -1: " ▼", 0: ""}[found.direction]
+
+
+def evidence(verdict: claims.Verdict) -> str:
+    """The difference where one measure decides, the votes where several do."""
+    if len(verdict.claim.measures) > 1:
+        votes = f"{verdict.votes_for} for, {verdict.votes_against} against of {len(verdict.claim.measures)}"
+        return f" ({votes})" if verdict.evidence else ""
+    if not verdict.evidence:
+        return ""
+    found = verdict.evidence[0].difference.estimate
+    half = "" if found.half is None else f" ± {100 * found.half:.1f}"
+    return f" ({signed(found.mean)}{half})"
+
+
+def title(figure: Figure) -> str:
+    """What a figure is called, for those who cannot see it."""
+    return figure.get_suptitle()
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested settings as one list of names and values."""
+    for key, value in values.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{name}: ")
+        else:
+            yield name, value
+
+
+def plain(value: Any) -> str:
+    """A setting as people write it."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(entry) for entry in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {plain(entry)}" for key, entry in value.items())
+    return str(value)

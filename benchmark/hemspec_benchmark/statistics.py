@@ -273,6 +273,24 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]]
 
 
+def details(document: Document, task: str, setting: str, loss: str) -> list[Mapping[str, Any]]:
+    """What else the cells of all seeds and frameworks keep."""
+    key = (task, setting, loss)
+    return [cell["details"] for cell in document["cells"] if (cell["task"], cell["setting"], cell["loss"]) == key]
+
+
+def by_epoch(document: Document, curve: str, loss: str) -> list[tuple[int, Estimate]]:
+    """A curve of the training on all classes: epoch (from 1) and estimate; what is null is left out."""
+    values: dict[int, ByBackend] = {}
+    for cell in document["cells"]:
+        if cell["task"] == "accuracy" and cell["loss"] == loss:
+            for epoch, value in enumerate(cell["details"].get(curve) or [], start=1):
+                if value is not None:
+                    values.setdefault(epoch, {}).setdefault(cell["backend"], {})[cell["seed"]] = value
+    found = [(epoch, estimate(pool(by_backend).values())) for epoch, by_backend in sorted(values.items())]
+    return [(epoch, entry) for epoch, entry in found if entry]
+
+
 def missing(document: Document) -> list[str]:
     """What is not there, in words: tasks and settings, trainings, and numbers that were not finite.
 
