@@ -22,15 +22,25 @@ class Loss:
     function_name: str
     class_name: str
     arguments: Callable[[Counts], dict[str, Any]] = lambda counts: {}
+    needs: Callable[[Counts], tuple[int, ...]] = lambda counts: ()
+    """What `arguments` reads of the class counts, and would give the same for: frameworks compile once for it."""
 
     def reference(self, class_counts: Counts) -> Callable[[Any, Any], Any]:
         """The loss in NumPy, with the arguments for this training set."""
         function = getattr(hemspec, self.function_name)
         return lambda logits, labels: function(logits, labels, **self.arguments(class_counts))
 
-    def build(self, backend: Any, class_counts: Counts) -> Any:
+    def build(self, backend: Any, class_counts: Counts, **options: Any) -> Any:
         """The loss of a backend, given its module (``hemspec.torch``, ...)."""
-        return getattr(backend, self.class_name)(**self.arguments(class_counts))
+        return getattr(backend, self.class_name)(**self.arguments(class_counts), **options)
+
+
+def _total(counts: Counts) -> tuple[int, ...]:
+    return (int(counts.sum()),)
+
+
+def _each(counts: Counts) -> tuple[int, ...]:
+    return tuple(int(count) for count in counts)
 
 
 def _hem(reduction: str) -> Callable[[Counts], dict[str, Any]]:
@@ -43,13 +53,17 @@ def _hem_plus(counts: Counts) -> dict[str, Any]:
 
 LOSSES: Final = {
     "ce": Loss("CE", "cross_entropy_loss", "CrossEntropyLoss"),
-    "hem": Loss("HEM", "hem_loss", "HEMLoss", _hem("active_mean")),
-    "hem-mean": Loss("HEM, mean", "hem_loss", "HEMLoss", _hem("mean")),
-    "hem-plus": Loss("HEM+", "hem_loss", "HEMLoss", _hem_plus),
+    "hem": Loss("HEM", "hem_loss", "HEMLoss", _hem("active_mean"), _total),
+    "hem-mean": Loss("HEM, mean", "hem_loss", "HEMLoss", _hem("mean"), _total),
+    "hem-plus": Loss("HEM+", "hem_loss", "HEMLoss", _hem_plus, _each),
     "mm": Loss("MM", "multi_margin_loss", "MultiMarginLoss"),
     "focal": Loss("Focal", "focal_loss", "FocalLoss"),
     "logitnorm": Loss("LogitNorm", "logit_norm_loss", "LogitNormLoss"),
-    "la": Loss("LA", "logit_adjusted_loss", "LogitAdjustedLoss", lambda counts: {"class_counts": counts}),
+    "la": Loss("LA", "logit_adjusted_loss", "LogitAdjustedLoss", lambda counts: {"class_counts": counts}, _each),
     "dice": Loss("Dice", "dice_loss", "DiceLoss"),
+    "hem-margin-1": Loss("HEM, margin 1", "hem_loss", "HEMLoss", lambda counts: {"margin": 1.0}),
 }
 """In the order of the tables. MM keeps its usual margin of 1, focal gamma = 2, LogitNorm a temperature of 0.04."""
+
+COMPARED: Final = tuple(name for name in LOSSES if name != "hem-margin-1")
+"""The losses of the run itself. HEM with a fixed margin is there to find out what the margin does."""

@@ -1,37 +1,162 @@
-"""What a training loop hands back."""
+"""Trains: what the tasks have in common, on top of one framework's learner."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+import hemspec
+from hemspec_benchmark import batches, datasets
+from hemspec_benchmark.datasets import Dataset
+from hemspec_benchmark.learner import Build, Learner, learner_class
+from hemspec_benchmark.losses import LOSSES, Counts
+from hemspec_benchmark.network import Array, initial_weights
+from hemspec_benchmark.settings import Protocol, Recipe
+
+ORDER = 1
+"""The purpose of the random numbers that order and augment the batches; 0 draws the weights."""
+WATCHED = 180
+"""Training images on which the share of active ones is followed."""
+COMPILED = 40
+"""Compiled networks that are kept; the one that was not used for longest goes first."""
+
+Batches = Iterator[tuple[Array, Array, Array | None]]
+
 
 @dataclass
-class Training:
-    """The record of one training; its clock runs from here to the last epoch.
+class Record:
+    """How a training went; every list but the first has one number for each epoch."""
 
-    With compiling frameworks the first seed of each loss includes the compilation.
-    """
-
-    seed: int
     step_losses: list[float] = field(default_factory=list)
-    """Losses of the first epoch, step by step: what the agreement of the frameworks is checked on."""
+    """Of the first epoch, step by step: what the agreement of the frameworks is checked on."""
     train_loss: list[float] = field(default_factory=list)
-    """After each epoch, the mean of its steps' losses."""
+    gradient_norm: list[float] = field(default_factory=list)
     test_accuracy: list[float] = field(default_factory=list)
-    """After each epoch."""
-    seconds: float = 0.0
+    active: list[float] = field(default_factory=list)
+    """The share of the first training images that have an error inside HEM's margin, whatever the loss."""
 
-    def __post_init__(self) -> None:
-        self._start = time.perf_counter()
 
-    def epoch(self, losses: Sequence[float], test_accuracy: float) -> None:
-        """Note the end of an epoch: the loss of each of its steps, and the accuracy on the test images."""
-        if not self.train_loss:
-            self.step_losses = [float(value) for value in losses]
-        self.train_loss.append(float(np.mean(losses)))
-        self.test_accuracy.append(float(test_accuracy))
-        self.seconds = time.perf_counter() - self._start
+class Workshop:
+    """One framework under one protocol: its compiled networks, the data, and the last training on all classes."""
+
+    def __init__(self, backend: str, protocol: Protocol, data_dir: Path | None = None) -> None:
+        self.protocol, self.data_dir = protocol, data_dir
+        self.make: Callable[[Build], Learner] = learner_class(backend)
+        self._learners: dict[Build, Learner] = {}
+        self._all_classes: tuple[Any, Learner, Record] | None = None
+
+    @cached_property
+    def data(self) -> Dataset:
+        """What the protocol says."""
+        if self.protocol.data == "digits":
+            return datasets.digits(self.protocol.evaluate_on)
+        return datasets.load(self.protocol.data, self.data_dir)
+
+    def learner(
+        self, data: Dataset, loss: str, recipe: Recipe, *, counts: Counts | None = None, **changes: Any
+    ) -> Learner:
+        """A learner for this data and loss, compiled once for all that share the code."""
+        build = Build(
+            architecture=self.protocol.architecture,
+            image_shape=data.train_images.shape[1:],
+            classes=data.num_classes,
+            loss=loss,
+            class_counts=LOSSES[loss].needs(data.class_counts if counts is None else counts),
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            mixed_precision=self.protocol.mixed_precision,
+            evaluation_batch=self.protocol.evaluation_batch,
+        )
+        build = replace(build, **changes)
+        learner = self._learners.pop(build, None) or self.make(build)
+        self._learners[build] = learner
+        if len(self._learners) > COMPILED:
+            self._learners.pop(next(iter(self._learners)))
+        if self._all_classes and self._all_classes[1] is learner:
+            self._all_classes = None  # its weights are about to be replaced
+        return learner
+
+    def train(
+        self,
+        data: Dataset,
+        loss: str,
+        seed: int,
+        recipe: Recipe,
+        *,
+        epochs: int | None = None,
+        after_epoch: Callable[[Learner, Record], None] = lambda learner, record: None,
+        **changes: Any,
+    ) -> tuple[Learner, Record]:
+        """One training from the initial weights of the seed."""
+        learner = self.learner(data, loss, recipe, **changes)
+        architecture = changes.get("architecture", self.protocol.architecture)
+        learner.start(initial_weights(architecture, data.train_images.shape[1:], data.num_classes, seed))
+        record = Record()
+        rng = np.random.default_rng((seed, ORDER))
+        epochs = recipe.epochs if epochs is None else epochs
+        for epoch in range(epochs):
+            parts = batches.epoch(
+                data.train_images, data.train_labels, recipe.batch_size, rng, shift=data.shift, flip=data.flip
+            )
+            fit(learner, parts, recipe.rate(epoch, epochs), record)
+            after_epoch(learner, record)
+        return learner, record
+
+    def same_steps(self, data: Dataset) -> int:
+        """Epochs on a part of the data that take as many steps as the recipe does on all of it."""
+        recipe = self.protocol.classification
+        if len(data.train_labels) < recipe.batch_size:
+            raise datasets.DataError(
+                f"{len(data.train_labels)} training images are left of {data.name}, fewer than the batch size "
+                f"{recipe.batch_size}"
+            )
+        steps = recipe.epochs * (len(self.data.train_labels) // recipe.batch_size)
+        return round(steps / (len(data.train_labels) // recipe.batch_size))
+
+    def on_all_classes(self, loss: str, seed: int) -> tuple[Learner, Record]:
+        """The training that clean accuracy, far unknowns and attacks share; repeated only if it was not the last."""
+        key = (loss, seed)
+        if self._all_classes is None or self._all_classes[0] != key:
+            data = self.data
+            margin = hemspec.margin_from_num_samples(len(data.train_labels))
+            images, labels = data.train_images[:WATCHED], data.train_labels[:WATCHED]
+
+            def watch(learner: Learner, record: Record) -> None:
+                predictions = learner.logits(data.test_images).argmax(axis=-1)
+                record.test_accuracy.append(float(np.mean(predictions == data.test_labels)))
+                logits = learner.logits(images).astype(np.float64)
+                errors = hemspec.hem_loss(logits, labels, margin=margin, reduction="none")
+                record.active.append(float(np.mean(~(errors <= 0))))
+
+            learner, record = self.train(data, loss, seed, self.protocol.classification, after_epoch=watch)
+            self._all_classes = key, learner, record
+        return self._all_classes[1:]
+
+
+def fit(learner: Learner, parts: Batches, rate: float, record: Record) -> None:
+    """An epoch, and what is kept of it."""
+    losses, norms = [], []
+    for images, labels, groups in parts:
+        for kept, values in zip((losses, norms), learner.fit(images, labels, rate, groups), strict=True):
+            kept.append(values)
+    if not record.train_loss:
+        record.step_losses = np.concatenate(losses).tolist()
+    record.train_loss.append(float(np.concatenate(losses).mean()))
+    record.gradient_norm.append(float(np.concatenate(norms).mean()))
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.start = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.start

@@ -1,7 +1,8 @@
-"""One framework's process: ``python -m hemspec_benchmark.worker torch JOB``, the job as JSON.
+"""One framework's process: ``python -m hemspec_benchmark.worker torch OPTIONS``, the options as JSON.
 
-Trains the job's cells and writes one JSON line after each to standard output. Frameworks are never in one process
-together: their thread pools would compete and their versions of shared libraries might clash.
+Reads cells from standard input, a line of JSON each, and writes a line to standard output when a cell is finished.
+Frameworks are never in one process together: their thread pools would compete and their versions of shared libraries
+might clash.
 """
 
 from __future__ import annotations
@@ -9,41 +10,82 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import platform
+import queue
 import sys
+import threading
 from dataclasses import asdict
-from itertools import groupby
+from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
-from hemspec_benchmark.data import load_split
-from hemspec_benchmark.settings import Cell, Job
+import hemspec
+from hemspec_benchmark import tasks
+from hemspec_benchmark.settings import VARIANTS, Cell, Protocol
+from hemspec_benchmark.store import plain
+from hemspec_benchmark.training import Clock, Workshop
+
+PACKAGES = {"torch": ("torch",), "keras": ("keras", "tensorflow"), "jax": ("jax", "optax")}
 
 
-def work(backend: str, job: Job, report: Any) -> None:
-    """Train all cells of the job in this framework, a report after each."""
-    loop = importlib.import_module(f"hemspec_benchmark.{backend}_loop")
-    report({"versions": {name: importlib.import_module(name).__version__ for name in loop.PACKAGES}})
-    split = load_split(job.evaluate_on)
-    for (experiment, loss), cells in groupby(job.cells(), key=lambda cell: (cell.experiment, cell.loss)):
-        trainings = loop.trainings(
-            loss,
-            [cell.seed for cell in cells],
-            batch_norm=job.experiments[experiment].batch_norm,
-            split=split,
-            settings=job.hyper_parameters,
-        )
-        for training in trainings:
-            report({"cell": asdict(Cell(experiment, loss, training.seed)), "training": asdict(training)})
+def machine(backend: str) -> dict[str, Any]:
+    """Where the numbers come from."""
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "device": importlib.import_module(f"hemspec_benchmark.{backend}_learner").device(),
+        "versions": {
+            "hemspec": hemspec.__version__,
+            "spec": str(hemspec.SPEC_VERSION),
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("numpy", "scikit-learn", "scipy")},
+            **{name: importlib.import_module(name).__version__ for name in PACKAGES[backend]},
+        },
+    }
+
+
+def work(backend: str, options: dict[str, Any], cells: Any, report: Any) -> None:
+    """Train the cells as they come, a report after each."""
+    here = machine(backend)
+    report({"machine": here})
+    protocol = Protocol.from_json(options["protocol"])
+    data_dir = Path(options["data_dir"]) if options["data_dir"] else None
+    workshops: dict[str, Workshop] = {}
+    for fields in iter(cells.get, None):
+        cell, clock = Cell(**fields), Clock()
+        if cell.variant not in workshops:
+            changed = VARIANTS[cell.variant](protocol) if cell.variant else protocol
+            workshops[cell.variant] = Workshop(backend, changed, data_dir)
+        outcome = tasks.run(workshops[cell.variant], cell)
+        report({"device": here["device"], "seconds": round(clock.seconds, 3), **plain(asdict(outcome))})
 
 
 def main() -> None:
     """Keep the real standard output for the reports: what a framework prints goes to standard error."""
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as reports:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+        cells: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def listen() -> None:
+            for line in sys.stdin:
+                cells.put(json.loads(line))
+            os._exit(0)  # the parent has gone, or needs us no more
 
         def report(message: dict[str, Any]) -> None:
-            print(json.dumps(message), file=reports, flush=True)
+            print(json.dumps(message, allow_nan=False), file=reports, flush=True)
 
-        work(sys.argv[1], Job.from_json(sys.argv[2]), report)
+        threading.Thread(target=listen, daemon=True).start()
+        work(sys.argv[1], json.loads(sys.argv[2]), cells, report)
+
+
+def _processor() -> str:
+    """The model of the processor; `platform.processor` does not know it on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 if __name__ == "__main__":

@@ -1,0 +1,35 @@
+"""Clean accuracy, accuracy on corrupted images, and how the training went."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Final
+
+import numpy as np
+from sklearn.metrics import accuracy_score
+
+from hemspec_benchmark.corruptions import CORRUPTIONS, corrupt
+from hemspec_benchmark.tasks import Outcome
+from hemspec_benchmark.training import Workshop
+
+SHOWN: Final = 24
+"""Test images whose logits are kept, of seed 0, to be shown."""
+
+
+def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
+    """On the test images; every corruption at three strengths, and their mean."""
+    learner, record = workshop.on_all_classes(loss, seed)
+    data = workshop.data
+
+    logits = learner.logits(data.test_images)
+    clean = accuracy_score(data.test_labels, logits.argmax(axis=1))
+    corrupted = {}
+    for name, strengths in CORRUPTIONS.items():
+        for strength in strengths:
+            # The same corrupted images for all trainings: the seed is of the corruption.
+            predictions = learner.logits(corrupt(data.test_images, name, strength, seed=0)).argmax(axis=1)
+            corrupted[f"{name}/{strength:g}"] = accuracy_score(data.test_labels, predictions)
+    details = asdict(record)
+    if seed == 0:
+        details["samples"] = {"logits": logits[:SHOWN].tolist()}
+    return Outcome({"clean": clean, "corrupted": float(np.mean(list(corrupted.values()))), **corrupted}, details)

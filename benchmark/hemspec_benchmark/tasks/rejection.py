@@ -1,0 +1,42 @@
+"""Unknown-class rejection: can one tell what was never trained on?"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from hemspec_benchmark import datasets, metrics, unknowns
+from hemspec_benchmark.tasks import Outcome
+from hemspec_benchmark.training import Workshop
+
+FAR: Final = {"photographs": unknowns.photographs, "noise": unknowns.noise}
+SHOWN: Final = 12
+"""Images of each kind whose logits are kept, of seed 0, to be shown."""
+
+
+def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
+    """Near: classes held out, rotating with the seed. Far: patches of photographs and noise, as many as test images."""
+    details: dict[str, Any] = {}
+    if setting == "near":
+        known, unknown = datasets.hold_out(workshop.data, seed)
+        recipe = workshop.protocol.classification
+        learner, _ = workshop.train(known, loss, seed, recipe, epochs=workshop.same_steps(known))
+        logits = learner.logits(known.test_images)
+        details["held_out"] = [name for name in workshop.data.classes if name not in known.classes]
+        scores = {"digits" if workshop.data.name == "digits" else "classes": unknown}
+    else:
+        learner, _ = workshop.on_all_classes(loss, seed)
+        images = workshop.data.test_images
+        logits = learner.logits(images)
+        # The same unknowns for all trainings.
+        scores = {name: make(images.shape[1:], len(images), seed=0) for name, make in FAR.items()}
+    unknown_logits = {name: learner.logits(images) for name, images in scores.items()}
+    if setting == "far" and seed == 0:
+        details["samples"] = {name: part[:SHOWN].tolist() for name, part in {"known": logits, **unknown_logits}.items()}
+        # What accepts 95 % of the known images, for the pictures.
+        details["samples"]["threshold"] = float(sorted(logits.max(axis=1))[int(0.05 * len(logits))])
+    measured = {
+        f"{metric}/{name}": value
+        for name, part in unknown_logits.items()
+        for metric, value in metrics.rejection(logits, part).items()
+    }
+    return Outcome(measured, details)
