@@ -89,15 +89,16 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     Raises:
         DataError: the data is missing or malformed, or there is no such data.
     """
-    from hemspec_benchmark import archives  # which makes data sets, and so imports this file
+    # Here, because that file makes data sets and so imports this one.
+    from hemspec_benchmark.archives import CIFAR, read_cifar, read_npz
 
     if name == "digits":
         return digits()
-    if name in archives.CIFAR:
-        return archives.read_cifar(name, data_dir)
+    if name in CIFAR:
+        return read_cifar(name, data_dir)
     if name.endswith(".npz"):
-        return archives.read_npz((data_dir or Path()) / name)
-    raise DataError(f"data is {name!r}; expected digits, {', '.join(archives.CIFAR)} or a path that ends in .npz")
+        return read_npz((data_dir or Path()) / name)
+    raise DataError(f"data is {name!r}; expected digits, {', '.join(CIFAR)} or a path that ends in .npz")
 
 
 def select(data: Dataset, classes: npt.ArrayLike) -> Dataset:

@@ -130,11 +130,14 @@ def segmentation(confusion: npt.ArrayLike) -> dict[str, float]:
         ``miou``, ``pixel_accuracy`` and ``iou/0`` ... ``iou/<C - 1>``.
     """
     pixels = np.asarray(confusion)
+    classes = np.arange(len(pixels))
+    if not pixels.any():
+        return dict.fromkeys(["miou", "pixel_accuracy", *(f"iou/{c}" for c in classes)], math.nan)
     truth, predicted = (index.ravel() for index in np.indices(pixels.shape))
-    weights, classes = pixels.ravel(), np.arange(len(pixels))
+    weights = pixels.ravel()
     iou = jaccard_score(truth, predicted, labels=classes, average=None, sample_weight=weights, zero_division=0)
     iou = np.where(pixels.sum(axis=0) + pixels.sum(axis=1) > 0, iou, math.nan)
-    accuracy = accuracy_score(truth, predicted, sample_weight=weights) if pixels.any() else math.nan
+    accuracy = accuracy_score(truth, predicted, sample_weight=weights)
     return {"miou": _mean(iou), "pixel_accuracy": float(accuracy)} | {
         f"iou/{c}": float(value) for c, value in enumerate(iou)
     }
