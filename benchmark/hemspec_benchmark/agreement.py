@@ -157,6 +157,16 @@ class Agreement:
         return max((entry.difference for entry in self.judged), default=None)
 
     @property
+    def drift(self) -> tuple[int, dict[str, float]]:
+        """The last step that was recorded, and each loss's largest difference there."""
+        last = max((entry.step for entry in self.comparisons), default=0)
+        found: dict[str, float] = {}
+        for entry in self.comparisons:
+            if entry.step == last:
+                found[entry.loss] = max(found.get(entry.loss, 0.0), entry.difference)
+        return last, found
+
+    @property
     def checked(self) -> bool:
         """Whether there was anything to compare: more than one framework, or the reference."""
         return bool(self.judged or any(outcome.differences for outcome in self.outcomes))

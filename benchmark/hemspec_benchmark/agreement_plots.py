@@ -40,6 +40,7 @@ def trajectory(document: Document, comparisons: Sequence[Comparison]) -> Figure 
     )
     axes.set_yscale("log")
     axes.set_ylim(bottom=FLOOR / 2)
+    axes.set_xlim(left=0.4)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step of the first epoch")
     axes.set_ylabel("relative difference")

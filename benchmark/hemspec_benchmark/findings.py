@@ -89,10 +89,11 @@ def masking(document: Document) -> Masking | None:
     check(both, "PGD instead of the single step of FGSM")
     if top := found.get(f"pgd/{largest:g}"):
         loss, worst = max(top.items(), key=lambda item: item[1].mean)
+        which = f" ({label(document, loss)})" if worst.mean > 0 else ""
         suspicious = suspicious or worst.mean > 2 * SLACK
         sentences.append(
             f"At ε = {largest:g}, where every image can be made grey, the highest accuracy of any loss is "
-            f"{100 * worst.mean:.1f} % ({label(document, loss)}); it should be about 0."
+            f"{100 * worst.mean:.1f} %{which}; it should be about 0."
         )
     margin, own = found.get(f"pgd/{epsilon:g}", {}), found.get("loss_attack", {})
     rows = [
@@ -120,19 +121,20 @@ def training(document: Document, names: Sequence[str]) -> list[str]:
     sentences = []
     if last["active"]:
         parts = [f"{100 * value:.1f} % after {label(document, loss)}" for loss, value in last["active"].items()]
-        sentences.append(f"In the last epoch, training images with an error inside HEM's margin: {', '.join(parts)}.")
+        sentences.append(f"In the last epoch, training images with an error inside HEM's margin: {'; '.join(parts)}.")
     norms = last["gradient_norm"]
     if norms:
         parts = [f"{label(document, loss)} {value:.2g}" for loss, value in norms.items()]
-        sentences.append(f"The gradient's norm in the last epoch: {', '.join(parts)}.")
+        sentences.append(f"The gradient's norm in the last epoch: {'; '.join(parts)}.")
     if norms.get("hem") and norms.get("hem-mean"):
         ratio = norms["hem"] / norms["hem-mean"]
-        size = f"{ratio:.1f} times as large as" if ratio >= 1 else f"only {ratio:.2f} of"
+        why = (
+            ": its size does not follow the number of errors that are left, and the learning rate alone brings the "
+            "training to rest"
+        )
         sentences.append(
-            f"Averaged over the active images, HEM's gradient ends {size} averaged over all: its size does not follow "
-            "the number of errors that are left, so that the learning rate alone brings the training to rest."
-            if ratio > 1
-            else f"Averaged over the active images, HEM's gradient ends {size} what it is averaged over all."
+            f"Averaged over the active images, HEM's gradient ends {ratio:.1f} times as large as averaged over all"
+            f"{why if ratio > 2 else ''}."
         )
     return sentences
 

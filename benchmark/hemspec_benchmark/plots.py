@@ -112,9 +112,9 @@ def corruption_curves(document: Document, kind: str, unit: str) -> Figure:
     """Accuracy over the strength of a corruption, and below it the difference to cross-entropy."""
     found = measures(document, "accuracy")
     levels = [(float(m.metric.split("/")[1]), m) for m in found if m.metric.startswith(f"{kind}/")]
-    levels.sort(key=lambda level: (level[0], level[1].name))
-    clean = [(1.0 if kind == "contrast" else 0.0, m) for m in found if m.metric == "clean"]
-    figure = _curves_and_differences(document, clean + levels, f"Corruption: {kind}", unit)
+    levels += [(1.0 if kind == "contrast" else 0.0, m) for m in found if m.metric == "clean"]
+    levels.sort(key=lambda level: level[0])
+    figure = _curves_and_differences(document, levels, f"Corruption: {kind}", unit)
     if kind == "contrast":
         figure.axes[0].invert_xaxis()
     return figure

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -83,7 +83,6 @@ def page(document: Document) -> str:
         training=findings.training(document, [name for name in FOLLOWED if name in losses(document)]),
         missing=[text for text in (findings.reference_missing(document), *statistics.missing(document)) if text],
         segmentation=next((cell["details"] for cell in document["cells"] if cell["task"] == "segmentation"), None),
-        flat=dict(flatten(document["protocol"])),
         names=list(made),
         plot=plot,
         family=tests,
@@ -239,7 +238,7 @@ def arrow(found: Difference | None) -> str:
 def evidence(verdict: claims.Verdict) -> str:
     """The difference where one measure decides, the votes where several do."""
     if len(verdict.claim.measures) > 1:
-        votes = f"{verdict.votes_for} for, {verdict.votes_against} against of {len(verdict.claim.measures)}"
+        votes = f"{verdict.votes_for} of {len(verdict.claim.measures)} for, {verdict.votes_against} against"
         return f" ({votes})" if verdict.evidence else ""
     if not verdict.evidence:
         return ""
@@ -253,16 +252,6 @@ def title(figure: Figure) -> str:
     return figure.get_suptitle()
 
 
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Nested settings as one list of names and values."""
-    for key, value in values.items():
-        name = f"{prefix}{key.replace('_', ' ')}"
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{name}: ")
-        else:
-            yield name, value
-
-
 def plain(value: Any) -> str:
     """A setting as people write it."""
     if isinstance(value, float):
@@ -270,5 +259,5 @@ def plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(plain(entry) for entry in value)
     if isinstance(value, Mapping):
-        return ", ".join(f"{key} {plain(entry)}" for key, entry in value.items())
+        return ", ".join(f"{str(key).replace('_', ' ')} {plain(entry)}" for key, entry in value.items())
     return str(value)

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from hemspec_benchmark.plots import legend, line, percent_axis
-from hemspec_benchmark.statistics import Document, by_epoch, estimate, label
+from hemspec_benchmark.statistics import HEADLINES, Document, by_epoch, estimate, label
 from hemspec_benchmark.style import CARD, loss_style, new_figure, styled
 
 Cells = Sequence[Mapping[str, Any]]
@@ -73,7 +73,7 @@ def exploration(document: Document, title: str, cells: Cells, dimension: str, va
     axes.set_xticks(range(len(values)), list(values))
     axes.set_xlim(-0.5, len(values) - 0.5)
     axes.set_xlabel(dimension)
-    axes.set_ylabel("%")
+    axes.set_ylabel("accuracy, %")
     low, high = axes.get_ylim()
     axes.set_ylim(max(low, -0.02), min(high, 1.02))
     percent_axis(axes.yaxis, axes.get_ylim())
@@ -87,7 +87,7 @@ def explorations(document: Document) -> dict[str, Figure]:
     figures = {}
     for (task, setting, dimension), cells in grouped(document).items():
         values = sorted({cell["value"] for cell in cells}, key=_order)
-        what = "clean accuracy" if task == "accuracy" else f"average accuracy, {setting}"
+        what = next((m.label for m in HEADLINES if (m.task, m.setting) == (task, setting)), f"{task}, {setting}")
         name = f"exploration-{setting}-{dimension}".replace(" ", "-")
         figures[name] = exploration(document, f"{what[0].upper()}{what[1:]}, by {dimension}", cells, dimension, values)
     return figures
