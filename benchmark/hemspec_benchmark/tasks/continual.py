@@ -15,7 +15,7 @@ from hemspec_benchmark.network import Array, initial_weights
 from hemspec_benchmark.tasks import Outcome
 from hemspec_benchmark.training import ORDER, Batches, Record, Workshop, fit
 
-BUFFER: Final = 40
+BUFFER: Final = 42
 """The purpose of the random numbers that choose what is replayed."""
 
 

@@ -15,7 +15,7 @@ from hemspec_benchmark.network import Array
 from hemspec_benchmark.tasks import Outcome
 from hemspec_benchmark.training import Workshop
 
-STARTS: Final = 30
+STARTS: Final = 31
 """The purpose of the random numbers that the attacks start from."""
 
 
