@@ -1,23 +1,4 @@
-"""The claims of the paper's abstract (arXiv 2501.12191v1), and the rule that says which of them hold here.
-
-The rule was written down before there were results:
-
-- A claim is decided by the primary measures of its tasks, each a paired difference between two losses, with the
-  frameworks pooled and seeds as the unit.
-- A directional claim ("better than") has a measure *for* it where the difference goes its way and is significant after
-  Holm's correction, and one *against* it where the difference is significant the other way. "Much" also asks for a
-  difference of at least `MUCH`.
-- That HEM is no worse has a measure for it where the 95 % interval of the difference lies above -`INSIGNIFICANT` and
-  the difference is not significantly negative, and one against it where it is significantly negative.
-- A claim of likeness has a measure for it where the 95 % interval of the difference lies inside +-`ALIKE`, and one
-  against it where the interval lies wholly outside. That it is *not significant* is not enough: few seeds would do it.
-- A claim *holds* where at least half of its measures are for it and none is against it; it *does not hold* where at
-  least half are against it and none is for it; it is *mixed* where there are some of both; otherwise *undecided*.
-  Measures that were not taken, or with a single seed, count as neither.
-
-Comparisons with cross-entropy are corrected in the family of all losses and primary measures
-(`hemspec_benchmark.statistics.family`), comparisons with other losses in a family of their own.
-"""
+"""The claims of the paper's abstract (arXiv 2501.12191v1), and the rule that says which of them hold here."""
 
 from __future__ import annotations
 
@@ -42,6 +23,24 @@ ALIKE: Final = 0.02
 """Differences within 2 points are called alike."""
 INSIGNIFICANT: Final = 0.01
 """What clean accuracy may lose: less, because it is nearly perfect, 1 point."""
+
+RULE: Final = (
+    "A claim is decided by the primary measures of its tasks, each a paired difference between two losses: frameworks "
+    "averaged, seeds as the unit.",
+    "Of a directional claim (better, worse) a measure is for it where the difference goes its way and is significant "
+    "at 5 % after Holm's correction, and against it where the difference is significant the other way.",
+    f"“Much” also asks for a difference of at least {100 * MUCH:g} points.",
+    "“No more than an insignificant bit”: for, where the 95 % interval lies above "
+    f"−{100 * INSIGNIFICANT:g} point and the difference is not significantly negative; against, where it is.",
+    f"“Alike”: for, where the 95 % interval lies inside ±{100 * ALIKE:g} points; against, where it is wholly outside. "
+    "That a difference is not significant does not make it alike: few seeds would do that.",
+    "A claim holds where at least half of its measures are for it and none is against it. It does not hold where at "
+    "least half are against it and none is for it. It is mixed where there are some of both, otherwise undecided. "
+    "Measures that were not taken, or with a single seed, count as neither.",
+    "Comparisons with cross-entropy are corrected together, all losses in all primary measures; comparisons with other "
+    "losses are corrected in a family of their own. Intervals are not corrected.",
+)
+"""Written down before there were results."""
 
 VARIANTS: Final = ("hem", "hem-mean", "hem-plus")
 """The paper's HEM, averaged over the active samples; HEM with a plain mean; HEM+."""
@@ -115,7 +114,7 @@ class Verdict:
 
     @property
     def text(self) -> str:
-        """By the rule at the top of this file."""
+        """By the `RULE`."""
         half = len(self.claim.measures) / 2
         if self.votes_for and self.votes_against:
             return "mixed"

@@ -8,15 +8,52 @@ from itertools import pairwise
 from typing import Any
 
 from hemspec_benchmark.claims import VARIANTS
-from hemspec_benchmark.statistics import REFERENCE, Difference, Document, by_epoch, label, losses, means, measures
+from hemspec_benchmark.statistics import (
+    REFERENCE,
+    Difference,
+    Document,
+    Estimate,
+    by_epoch,
+    label,
+    losses,
+    means,
+    measures,
+)
 
 SLACK = 0.005
 """Half a point: less than one image in a hundred, what a rise may be without being called one."""
 
 
-def signed(value: float, digits: int = 1) -> str:
+def signed(value: float, decimals: int = 1) -> str:
     """A fraction in points, with its sign."""
-    return f"{100 * value:+.{digits}f}".replace("-", "−")
+    return f"{100 * value:+.{decimals}f}".replace("-", "−")
+
+
+def digits(found: Estimate) -> int:
+    """Decimals in points: enough for the interval not to read as zero."""
+    return 2 if found.half is not None and found.half < 0.0005 else 1
+
+
+def plus_minus(found: Estimate | None) -> str:
+    """``98.5 ± 0.2``, in percent: mean and half of the 95 % interval, which a single seed does not have."""
+    if found is None:
+        return "–"
+    half = "" if found.half is None else f" ± {100 * found.half:.{digits(found)}f}"
+    return f"{100 * found.mean:.{digits(found)}f}{half}".replace("-", "−")
+
+
+def gap(found: Estimate) -> str:
+    """``+0.3 ± 0.2``: a difference in points."""
+    half = "" if found.half is None else f" ± {100 * found.half:.{digits(found)}f}"
+    return signed(found.mean, digits(found)) + half
+
+
+def gap_range(found: Estimate) -> str:
+    """``+0.3 [+0.1, +0.5]``: a difference in points and its interval."""
+    if found.low is None or found.high is None:
+        return signed(found.mean)
+    ends = ", ".join(signed(end, digits(found)) for end in (found.low, found.high))
+    return f"{signed(found.mean, digits(found))} [{ends}]"
 
 
 def p_value(p: float | None) -> str:

@@ -15,7 +15,7 @@ from rich.table import Table
 from hemspec_benchmark import agreement_plots, claims, findings, pictures, plots, statistics, style, training_plots
 from hemspec_benchmark.agreement import TOLERANCES, Agreement, agreement, describe
 from hemspec_benchmark.corruptions import CORRUPTIONS
-from hemspec_benchmark.findings import p_value, signed
+from hemspec_benchmark.findings import gap, gap_range, p_value, plus_minus, signed
 from hemspec_benchmark.learner import BACKENDS
 from hemspec_benchmark.statistics import (
     TASKS,
@@ -53,6 +53,7 @@ def page(document: Document) -> str:
     made = figures(document, checked)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"signed": signed, "p_value": p_value, "plus_minus": plus_minus, "plain": plain}
+    environment.filters |= {"gap": gap, "gap_range": gap_range}
     template = environment.from_string((files("hemspec_benchmark") / "report.html.jinja").read_text(encoding="utf-8"))
 
     def plot(name: str) -> Markup:
@@ -67,7 +68,7 @@ def page(document: Document) -> str:
         tolerances=TOLERANCES,
         describe=lambda outcome: describe(document, outcome),
         verdicts=claims.verdicts(document),
-        rule=claims.__doc__,
+        rule=claims.RULE,
         label=lambda loss: label(document, loss),
         losses=losses(document),
         backends={name: BACKENDS.get(name, name) for name in backends(document)},
@@ -222,14 +223,6 @@ def _row(
     ]
 
 
-def plus_minus(found: Estimate | None, digits: int = 1) -> str:
-    """``98.5 ± 0.2``, in percent; a single seed has no interval."""
-    if found is None:
-        return "–"
-    half = "" if found.half is None else f" ± {100 * found.half:.{digits}f}"
-    return f"{100 * found.mean:.{digits}f}{half}".replace("-", "−")
-
-
 def arrow(found: Difference | None) -> str:
     """Whether a difference is significant, and which way."""
     return "" if found is None else {1: " ▲", -1: " ▼", 0: ""}[found.direction]
@@ -242,9 +235,7 @@ def evidence(verdict: claims.Verdict) -> str:
         return f" ({votes})" if verdict.evidence else ""
     if not verdict.evidence:
         return ""
-    found = verdict.evidence[0].difference.estimate
-    half = "" if found.half is None else f" ± {100 * found.half:.1f}"
-    return f" ({signed(found.mean)}{half})"
+    return f" ({gap(verdict.evidence[0].difference.estimate)})"
 
 
 def title(figure: Figure) -> str:

@@ -39,7 +39,8 @@ def dynamics(document: Document, curve: str, names: Sequence[str]) -> Figure | N
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if curve in ("train_loss", "gradient_norm"):
-        axes.set_yscale("log")
+        if any(entry.mean > 0 for points in found.values() for _, entry in points):
+            axes.set_yscale("log")
     else:
         percent_axis(axes.yaxis, axes.get_ylim())
     legend(figure, axes)

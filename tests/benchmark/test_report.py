@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from hemspec_benchmark import findings, report, style, training_plots
-from hemspec_benchmark.statistics import HEADLINES, TASKS
+from hemspec_benchmark.statistics import HEADLINES, TASKS, Estimate
 
 Document = dict[str, Any]
 Make = Callable[..., Document]
@@ -187,3 +187,23 @@ def test_a_figure_is_the_same_every_time() -> None:
     first, second = (style.svg(figure(), "name", "a description") for _ in range(2))
     assert first == second
     assert 'aria-label="a description"' in first
+
+
+def test_a_loss_that_is_zero_throughout_can_be_drawn(small: Document) -> None:
+    document = only(small, "accuracy")
+    document["cells"] = [
+        {**cell, "details": {"train_loss": [0.0] * 3, "gradient_norm": [1e24, 0.0, 0.0]}} for cell in document["cells"]
+    ]
+    for curve in "train_loss", "gradient_norm":
+        figure = training_plots.dynamics(document, curve, ["ce", "hem"])
+        assert figure is not None
+        assert "<svg" in style.svg(figure, curve, curve)
+
+
+def test_numbers_as_they_are_written() -> None:
+    assert findings.plus_minus(Estimate(0.985, 0.983, 0.987, 0.0, 5)) == "98.5 ± 0.2"
+    assert findings.plus_minus(Estimate(0.985, 0.9847, 0.9853, 0.0, 5)) == "98.50 ± 0.03"
+    assert findings.plus_minus(Estimate(0.985, None, None, None, 1)) == "98.5"
+    assert findings.gap(Estimate(-0.01, -0.03, 0.01, 0.2, 5)) == "−1.0 ± 2.0"
+    assert findings.gap_range(Estimate(-0.01, -0.03, 0.01, 0.2, 5)) == "−1.0 [−3.0, +1.0]"
+    assert [findings.p_value(p) for p in (None, 0.0001, 0.013, 0.4)] == ["–", "< 0.001", "0.013", "0.40"]
