@@ -10,7 +10,7 @@ from matplotlib.ticker import MaxNLocator
 
 from hemspec_benchmark.agreement import TOLERANCES, Agreement, Comparison, Outcome
 from hemspec_benchmark.learner import BACKENDS
-from hemspec_benchmark.plots import interval, legend, percent_axis
+from hemspec_benchmark.plots import clipped, interval, legend, percent_axis
 from hemspec_benchmark.statistics import Document, label, losses
 from hemspec_benchmark.style import BACKEND_STYLES, CARD, INK, loss_style, new_figure, styled
 
@@ -73,6 +73,7 @@ def final(document: Document, agreement: Agreement, name: str) -> Figure | None:
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.grid(axis="y", visible=False)
     axes.tick_params(axis="y", length=0)
+    axes.set_xlim(clipped(axes.get_xlim(), 0.0, 1.0))
     percent_axis(axes.xaxis, axes.get_xlim())
     axes.set_xlabel("%")
     legend(figure, axes)

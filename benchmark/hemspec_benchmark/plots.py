@@ -83,10 +83,14 @@ def forest(document: Document, measure: Measure, family: Family) -> Figure:
     right.axvline(0.0, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=1)
     left.set_yticks(range(len(names)), [label(document, loss) for loss in names])
     left.set_ylim(len(names) - 0.5, -0.5)
+    left.margins(x=0.08)
+    right.margins(x=0.08)
+    left.set_xlim(clipped(left.get_xlim(), 0.0, 1.0))
+    gaps = [abs(found.estimate.mean) for found in differences(document, measure).values()]
+    right.set_xlim(clipped(right.get_xlim(), -wide(gaps), wide(gaps)))
     for axes, text in (left, "%"), (right, "minus CE, points"):
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
-        axes.margins(x=0.08)
         percent_axis(axes.xaxis, axes.get_xlim())
         axes.set_xlabel(text)
     return figure
@@ -204,6 +208,17 @@ def percent_axis(axis: Axis, limits: tuple[float, float]) -> None:
     axis.set_major_formatter(percent(0 if span > 4 else 1 if span > 0.4 else 2))
 
 
+def clipped(limits: tuple[float, float], low: float, high: float) -> tuple[float, float]:
+    """Of the limits what lies in the range, and a little more: two seeds can have an interval of several hundred %."""
+    slack = 0.03 * (high - low)
+    return max(limits[0], low - slack), min(limits[1], high + slack)
+
+
+def wide(gaps: Sequence[float]) -> float:
+    """How far to show differences: thrice the largest of the means, and never less than 2 points."""
+    return max(0.02, 3.0 * max(gaps, default=0.0))
+
+
 def legend(figure: Figure, axes: Axes, columns: int = 4) -> None:
     """Below the plot, so that it hides nothing."""
     handles, names = axes.get_legend_handles_labels()
@@ -222,6 +237,8 @@ def _curves_and_differences(
         gaps = [(at, found.estimate) for at, measure in points if (found := differences(document, measure).get(loss))]
         line(below, gaps, style, name, band=True)
     below.axhline(0.0, color=INK, linewidth=1.2)
+    gaps = [abs(found.estimate.mean) for _, measure in points for found in differences(document, measure).values()]
+    below.set_ylim(clipped(below.get_ylim(), -wide(gaps), wide(gaps)))
     above.set_ylabel("accuracy, %")
     below.set_ylabel("minus CE, points")
     below.set_xlabel(x_label)

@@ -83,6 +83,7 @@ def page(document: Document) -> str:
         masking=findings.masking(document),
         training=findings.training(document, [name for name in FOLLOWED if name in losses(document)]),
         missing=[text for text in (findings.reference_missing(document), *statistics.missing(document)) if text],
+        unfinished=document.get("missing") or 0,
         segmentation=next((cell["details"] for cell in document["cells"] if cell["task"] == "segmentation"), None),
         names=list(made),
         plot=plot,

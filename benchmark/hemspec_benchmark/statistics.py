@@ -88,7 +88,7 @@ class Estimate:
     mean: float
     low: float | None
     high: float | None
-    """None for a single seed, which says nothing about others."""
+    """None for a single seed, which says nothing about others, and for few that are all the same."""
     p: float | None
     count: int
 
@@ -101,9 +101,9 @@ class Estimate:
 def estimate(values: Iterable[float]) -> Estimate | None:
     """Mean, Student's t interval and two-sided t-test; None where there are no values.
 
-    Values that are all the same have no spread to build a t-test from (their standard error is 0, so that any
-    difference at all would be "significant"). Their p-value is that of the sign test: 1 when they are 0, otherwise
-    2 * 2 ** -count. Their interval is the value itself.
+    Values that are all the same have no spread to build a t-test from: their standard error is 0, and any difference
+    at all would be "significant". Their p-value is that of the sign test, 1 when they are 0 and 2 * 2 ** -count
+    otherwise. In the same way the value itself is a 95 % interval (of the median) from 6 of them on; fewer have none.
     """
     sample = np.asarray(list(values), dtype=float)
     if not np.isfinite(sample).all():
@@ -115,7 +115,9 @@ def estimate(values: Iterable[float]) -> Estimate | None:
     if count == 1:
         return Estimate(mean, None, None, None, 1)
     if np.ptp(sample) <= 1e-12 * max(1.0, abs(mean)):  # averages of equal numbers differ by rounding
-        return Estimate(mean, mean, mean, 1.0 if abs(mean) <= 1e-12 else min(1.0, 2.0 * 0.5**count), count)
+        signs = min(1.0, 2.0 * 0.5**count)
+        end = mean if signs <= 1.0 - LEVEL else None
+        return Estimate(mean, end, end, 1.0 if abs(mean) <= 1e-12 else signs, count)
     test = stats.ttest_1samp(sample, 0.0)
     low, high = test.confidence_interval(LEVEL)
     return Estimate(mean, float(low), float(high), float(test.pvalue), count)

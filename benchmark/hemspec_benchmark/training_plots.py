@@ -8,7 +8,7 @@ from typing import Any, Final
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hemspec_benchmark.plots import legend, line, percent_axis
+from hemspec_benchmark.plots import clipped, legend, line, percent_axis
 from hemspec_benchmark.statistics import HEADLINES, Document, by_epoch, estimate, label
 from hemspec_benchmark.style import CARD, loss_style, new_figure, styled
 
@@ -39,9 +39,12 @@ def dynamics(document: Document, curve: str, names: Sequence[str]) -> Figure | N
     axes.set_ylabel(unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     if curve in ("train_loss", "gradient_norm"):
-        if any(entry.mean > 0 for points in found.values() for _, entry in points):
+        positive = [entry.mean for points in found.values() for _, entry in points if entry.mean > 0]
+        if positive:
             axes.set_yscale("log")
+            axes.set_ylim(min(positive) / 3, max(positive) * 3)
     else:
+        axes.set_ylim(clipped(axes.get_ylim(), 0.0, 1.0))
         percent_axis(axes.yaxis, axes.get_ylim())
     legend(figure, axes)
     return figure
