@@ -176,6 +176,24 @@ class Agreement:
         """No first step off by more than rounding, no significant difference at the end."""
         return not self.failures and not self.differing
 
+    def summary(self) -> str:
+        """For the terminal: the verdict, and the first steps that differ."""
+        if not self.checked:
+            return "The frameworks were not compared: there is nothing to compare."
+        overlap, pairs = self.pairs
+        parts = [f"The frameworks {'agree' if self.agrees else 'disagree'}."]
+        if self.judged:
+            parts.append(
+                f"First {len(TOLERANCES)} steps: {len(self.judged)} comparisons, {len(self.failures)} beyond rounding, "
+                f"largest relative difference {self.largest:.1e}."
+            )
+        if pairs:
+            parts.append(
+                f"Final results: {overlap} of {pairs} pairs of intervals overlap, "
+                f"{len(self.differing)} of {len(self.outcomes)} differ significantly."
+            )
+        return "\n".join([" ".join(parts), *(f"  {failure}" for failure in self.failures)])
+
 
 def agreement(document: Document) -> Agreement:
     """Everything about the frameworks' agreement, from the document alone."""

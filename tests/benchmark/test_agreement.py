@@ -41,6 +41,7 @@ def test_equal_losses_agree(untouched: Document) -> None:
     step, drift = found.drift
     assert step == 19
     assert drift.keys() == untouched["losses"].keys()
+    assert "The frameworks agree. First 3 steps: 270 comparisons, 0 beyond rounding" in found.summary()
 
 
 @pytest.mark.parametrize("step", [1, 2, 3])
@@ -108,6 +109,8 @@ def test_hem_with_an_inverted_threshold_is_visible(synthetic: Document) -> None:
     assert {(entry.loss, entry.seed, entry.step) for entry in found.failures} == {
         ("hem", seed, 1) for seed in range(10)
     }
+    assert "The frameworks disagree." in found.summary()
+    assert found.summary().count("HEM, seed") == 10
     # Not by a little: it stands out from rounding by four orders of magnitude.
     assert min(entry.difference for entry in found.failures) > 0.1
 
@@ -140,3 +143,4 @@ def test_a_single_seed_has_no_intervals_to_overlap(make: Callable[..., Document]
 
 def test_nothing_compared_is_not_agreement() -> None:
     assert not Agreement([], []).checked
+    assert "not compared" in Agreement([], []).summary()
