@@ -65,7 +65,7 @@ HEADLINES: Final = (
     ),
     Measure("miou", "segmentation", "scenes", "miou", "mean IoU"),
 )
-"""The primary measures of the digits, fixed before the full run. Everything else is reported too, but decides nothing."""
+"""The primary measures of the digits, fixed before the full run. The others are reported, but decide nothing."""
 
 TASKS: Final = {
     "accuracy": "Clean and corrupted images",
