@@ -133,19 +133,23 @@ def ports(session: nox.Session, framework: str) -> None:
     session.run("hemspec-conformance", "--backend", f"hem_{framework}_adapter", *limit, *session.posargs)
 
 
-@nox.session(venv_backend="none")
+@nox.session(default=False, venv_backend="none")
 def benchmark(session: nox.Session) -> None:
-    """Train the same network with every loss in every framework; results/report.html shows what came out."""
+    """The paper's six tasks in small, every loss in three frameworks (minutes); see results/quick/report.html.
+
+    Arguments go to ``hemspec-benchmark quick``: ``nox -s benchmark -- --task robustness --seeds 5``.
+    """
     stack(session)
-    run(
-        session,
-        "hemspec-benchmark",
-        "quick",
-        "--output",
-        "results",
-        *session.posargs,
-        env={"TF_CPP_MIN_LOG_LEVEL": "2"},
-    )
+    run(session, "hemspec-benchmark", "quick", "--output", "results/quick", *session.posargs)
+
+
+@nox.session(default=False, venv_backend="none")
+def report(session: nox.Session) -> None:
+    """From the committed results of the full run: results/full/report.html, its pictures and the README's tables."""
+    stack(session)
+    readme = [] if session.posargs else ["--readme", "README.md"]
+    arguments = ["report", "benchmark/results/full.json.gz", "--output", "results/full", *readme]
+    run(session, "hemspec-benchmark", *arguments, *session.posargs)
 
 
 @nox.session

@@ -100,11 +100,14 @@ class Outcome:
     @property
     def pairs(self) -> dict[tuple[str, str], bool]:
         """Whether the intervals of two frameworks overlap; only where both have one."""
-        ends = {name: (e.low, e.high) for name, e in self.estimates.items()}
+        ends = {
+            name: (found.low, found.high)
+            for name, found in self.estimates.items()
+            if found.low is not None and found.high is not None
+        }
         return {
-            (first, second): bool(max(ends[first][0], ends[second][0]) <= min(ends[first][1], ends[second][1]))
+            (first, second): max(ends[first][0], ends[second][0]) <= min(ends[first][1], ends[second][1])
             for first, second in combinations(ends, 2)
-            if None not in ends[first] and None not in ends[second]
         }
 
     @property

@@ -33,7 +33,7 @@ def trajectory(document: Document, comparisons: Sequence[Comparison]) -> Figure 
     for loss in (name for name in losses(document) if name in worst):
         # What is not finite is drawn at the top: it is not a small difference.
         steps = {step: min(value, 10.0) for step, value in sorted(worst[loss].items())}
-        axes.plot(steps.keys(), steps.values(), label=label(document, loss), markersize=4, **loss_style(loss))
+        axes.plot(list(steps), list(steps.values()), label=label(document, loss), markersize=4, **loss_style(loss))
     last = len(TOLERANCES)
     axes.stairs(TOLERANCES, [step + 0.5 for step in range(last + 1)], color=INK, linewidth=2, baseline=None)
     axes.annotate(

@@ -69,7 +69,7 @@ class Layers:
         n, height, width, channels = x.shape
         return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
-    def double(self, x: Array) -> Array:
+    def enlarge(self, x: Array) -> Array:
         return x.repeat(2, axis=1).repeat(2, axis=2)
 
     def add(self, x: Array, y: Array) -> Array:
@@ -194,9 +194,10 @@ class Learner:
         self, images: network.Array, labels: network.Array, objective: Objective
     ) -> tuple[network.Array, network.Array]:
         weights, statistics, _ = self.state
-        return in_batches(
+        logits, gradient = in_batches(
             lambda x, y: attack(weights, statistics, self.criterion, x, y, objective, self.compiled),
             self.build.evaluation_batch,
             images,
             labels,
         )
+        return logits, gradient

@@ -50,7 +50,7 @@ class Layers:
     def halve(self, x: Any) -> Any:
         return keras.layers.AveragePooling2D(2)(x)
 
-    def double(self, x: Any) -> Any:
+    def enlarge(self, x: Any) -> Any:
         return keras.layers.UpSampling2D(2)(x)
 
     def add(self, x: Any, y: Any) -> Any:
@@ -117,12 +117,13 @@ class Learner:
         return in_batches(lambda x: (self.evaluate(tf.constant(x)),), self.build.evaluation_batch, images)[0]
 
     def input_gradient(self, images: Array, labels: Array, objective: Objective) -> tuple[Array, Array]:
-        return in_batches(
+        logits, gradient = in_batches(
             lambda x, y: self.attack(tf.constant(x), tf.constant(y), objective),
             self.build.evaluation_batch,
             images,
             labels,
         )
+        return logits, gradient
 
     def _epoch(self, images: Any, labels: Any, groups: Any) -> tuple[Any, Any]:
         steps = tf.shape(images)[0]

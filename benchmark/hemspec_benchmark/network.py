@@ -47,7 +47,7 @@ class Layers(Protocol[T]):
     def halve(self, x: T) -> T:
         """2 x 2 average pooling."""
 
-    def double(self, x: T) -> T:
+    def enlarge(self, x: T) -> T:
         """Every pixel becomes 2 x 2 of them."""
 
     def add(self, x: T, y: T) -> T: ...
@@ -93,8 +93,8 @@ def unet(layers: Layers[T], x: T, classes: int) -> T:
     fine = block("down fine", x, 8)
     middle = block("down middle", layers.halve(fine), 32)
     x = block("coarse", layers.halve(middle), 96)
-    x = block("up middle", layers.join(layers.double(x), middle), 32)
-    x = block("up fine", layers.join(layers.double(x), fine), 8)
+    x = block("up middle", layers.join(layers.enlarge(x), middle), 32)
+    x = block("up fine", layers.join(layers.enlarge(x), fine), 8)
     return layers.convolution("head", x, classes, size=1)
 
 
@@ -134,7 +134,8 @@ def initial_weights(architecture: str, image_shape: Shape, classes: int, seed: i
 def forward(architecture: str, weights: Weights, images: Array, *, training: bool) -> Array:
     """The logits, in float64. Without `training`, batch norm uses the running statistics at their start: 0 and 1."""
     classes = next(len(array) for name, array in weights.items() if name == "head/bias")
-    return ARCHITECTURES[architecture](Forward(weights, training), images.astype(np.float64), classes)
+    logits: Array = ARCHITECTURES[architecture](Forward(weights, training), images.astype(np.float64), classes)
+    return logits
 
 
 @dataclass
@@ -178,7 +179,7 @@ class Shapes:
             raise ValueError(f"the network halves its images; {height} x {width} cannot be halved")
         return (height // 2, width // 2, channels)
 
-    def double(self, x: Shape) -> Shape:
+    def enlarge(self, x: Shape) -> Shape:
         return (2 * x[0], 2 * x[1], x[2])
 
     def add(self, x: Shape, y: Shape) -> Shape:
@@ -211,7 +212,7 @@ class Forward:
         half = size // 2
         padded = np.pad(x, ((0, 0), (half, half), (half, half), (0, 0)))
         windows = np.lib.stride_tricks.sliding_window_view(padded, (size, size), axis=(1, 2))[:, ::stride, ::stride]
-        x = np.einsum("nhwcij,ijco->nhwo", windows, self.weights[f"{name}/kernel"], optimize=True)
+        x = np.asarray(np.einsum("nhwcij,ijco->nhwo", windows, self.weights[f"{name}/kernel"], optimize=True))
         return x + self.weights[f"{name}/bias"] if bias else x
 
     def norm(self, name: str, x: Array) -> Array:
@@ -233,7 +234,7 @@ class Forward:
         n, height, width, channels = x.shape
         return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
-    def double(self, x: Array) -> Array:
+    def enlarge(self, x: Array) -> Array:
         return x.repeat(2, axis=1).repeat(2, axis=2)
 
     def add(self, x: Array, y: Array) -> Array:

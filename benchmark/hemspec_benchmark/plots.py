@@ -196,8 +196,9 @@ def line(
     """Means, joined, and optionally their intervals as a band."""
     x = [at for at, _ in points]
     axes.plot(x, [found.mean for _, found in points], label=name, markersize=4, **style)
-    if band and all(found.half is not None for _, found in points):
-        low, high = [found.low for _, found in points], [found.high for _, found in points]
+    low = [found.low for _, found in points if found.low is not None]
+    high = [found.high for _, found in points if found.high is not None]
+    if band and len(low) == len(high) == len(x):
         axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 

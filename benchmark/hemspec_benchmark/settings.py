@@ -84,7 +84,8 @@ class Protocol:
 
     def as_json(self) -> dict[str, Any]:
         """As it stands in a result: plain lists and dictionaries."""
-        return _plain(asdict(self))
+        fields: dict[str, Any] = _plain(asdict(self))
+        return fields
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> Protocol:
@@ -92,7 +93,9 @@ class Protocol:
         given = dict(fields)
         for name in "classification", "continual", "segmentation":
             given[name] = Recipe(**given[name])
-        lists = {name: tuple(value) if isinstance(value, list) else value for name, value in given["attack"].items()}
+        lists: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in given["attack"].items()
+        }
         given["attack"] = Attack(**lists)
         return cls(**given)
 

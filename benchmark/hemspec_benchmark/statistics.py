@@ -174,7 +174,7 @@ def primary(document: Document) -> list[Measure]:
     """The primary measures for the document's data: other data has other attacks and no digits to hold out."""
     data, attack = document.get("data", "digits"), document.get("protocol", {}).get("attack", {})
     epsilon = attack.get("epsilon", 0.05)
-    changes = {
+    changes: dict[str, dict[str, Any]] = {
         "near": {}
         if data == "digits"
         else {"metric": "auroc/max_logit/classes", "label": "AUROC, near: held-out classes"},

@@ -36,7 +36,7 @@ LOSS_STYLES: Final = {
 BACKEND_STYLES: Final = {"torch": ("#D55E00", "o"), "keras": ("#2C86C4", "s"), "jax": ("#009E73", "^")}
 """Each framework's colour and marker."""
 
-STYLE: Final = {
+STYLE: Final[dict[Any, Any]] = {
     "svg.fonttype": "none",
     "font.family": "sans-serif",
     "font.size": 10.0,

@@ -32,7 +32,8 @@ class Network(nn.Module):
             norm.bias.data = torch.from_numpy(weights[f"{layer}/shift"].copy())
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.architecture(self, images, self.classes)
+        logits: Tensor = self.architecture(self, images, self.classes)
+        return logits
 
     def convolution(
         self, name: str, x: Tensor, channels: int, *, size: int = 3, stride: int = 1, bias: bool = True
@@ -41,7 +42,8 @@ class Network(nn.Module):
         return F.conv2d(x, self.weights[f"{name}/kernel"], shift, stride, padding=size // 2)
 
     def norm(self, name: str, x: Tensor) -> Tensor:
-        return self.norms[name](x)
+        normed: Tensor = self.norms[name](x)
+        return normed
 
     def linear(self, name: str, x: Tensor, outputs: int) -> Tensor:
         return F.linear(x, self.weights[f"{name}/kernel"], self.weights[f"{name}/bias"])
@@ -55,7 +57,7 @@ class Network(nn.Module):
     def halve(self, x: Tensor) -> Tensor:
         return F.avg_pool2d(x, 2)
 
-    def double(self, x: Tensor) -> Tensor:
+    def enlarge(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=2, mode="nearest")
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
@@ -103,10 +105,10 @@ class Learner:
             self.optimizer.zero_grad()
             logits = self._forward(x[step])
             if heads is not None:
-                logits = logits.unflatten(1, (self.build.heads, -1))[torch.arange(len(logits)), heads[step]]
+                logits = logits.reshape(len(logits), self.build.heads, -1)[torch.arange(len(logits)), heads[step]]
             loss = self.criterion(logits, y[step])
             loss.backward()
-            norms.append(nn.utils.get_total_norm(p.grad for p in self.network.parameters()))
+            norms.append(nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None]))
             self.optimizer.step()
             losses.append(loss.detach())
         return torch.stack(losses).cpu().numpy(), torch.stack(norms).cpu().numpy()
@@ -128,11 +130,13 @@ class Learner:
             return self._numpy(logits.detach()), self._numpy(gradient)
 
         self.network.eval()
-        return in_batches(attack, self.build.evaluation_batch, images, labels)
+        logits, gradient = in_batches(attack, self.build.evaluation_batch, images, labels)
+        return logits, gradient
 
     def _forward(self, x: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.build.mixed_precision):
-            return self.network(x)
+            logits: Tensor = self.network(x)
+        return logits
 
     def _images(self, images: Array) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(np.moveaxis(images, -1, -3))).to(self.device)

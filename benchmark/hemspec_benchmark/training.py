@@ -23,8 +23,9 @@ ORDER = 1
 """The purpose of the random numbers that order and augment the batches; 0 draws the weights."""
 WATCHED = 180
 """Training images on which the share of active ones is followed."""
-COMPILED = 40
-"""Compiled networks that are kept; the one that was not used for longest goes first."""
+COMPILED = 300
+"""Compiled networks that are kept; the one that was not used for longest goes first. More than one round over the
+losses and settings uses, or each would be compiled again in each round."""
 
 Batches = Iterator[tuple[Array, Array, Array | None]]
 
@@ -141,7 +142,8 @@ class Workshop:
 
 def fit(learner: Learner, parts: Batches, rate: float, record: Record) -> None:
     """An epoch, and what is kept of it."""
-    losses, norms = [], []
+    losses: list[Array] = []
+    norms: list[Array] = []
     for images, labels, groups in parts:
         for kept, values in zip((losses, norms), learner.fit(images, labels, rate, groups), strict=True):
             kept.append(values)

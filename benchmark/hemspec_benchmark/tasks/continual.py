@@ -76,7 +76,10 @@ def with_replay(
 ) -> Batches:
     """Fill each batch up with images of the buffer, drawn with replacement (Chaudhry et al. 2019)."""
     images, labels, groups = (np.concatenate(part) for part in zip(*buffer, strict=True))
-    for new in parts:
+    for new_images, new_labels, new_groups in parts:
+        assert new_groups is not None
+        new = new_images, new_labels, new_groups
         chosen = rng.integers(len(labels), size=(len(new[1]), count))
         old = images[chosen], labels[chosen], groups[chosen]
-        yield tuple(np.concatenate(pair, axis=1) for pair in zip(new, old, strict=True))  # type: ignore[misc]
+        mixed = [np.concatenate(pair, axis=1) for pair in zip(new, old, strict=True)]
+        yield mixed[0], mixed[1], mixed[2]
