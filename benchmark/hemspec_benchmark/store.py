@@ -11,6 +11,7 @@ import gzip
 import json
 import math
 import os
+import zlib
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -35,21 +36,32 @@ class StoreError(ValueError):
 class Store:
     """The finished cells of one run, in a folder. One process at a time.
 
+    Args:
+        folder: is made if need be.
+        protocol: the run's.
+        anew: forget the cells of an earlier run; not those of another protocol, which may have taken hours.
+
     Raises:
         StoreError: the folder holds a run under another protocol, or another process is using it.
     """
 
-    def __init__(self, folder: Path, protocol: Protocol) -> None:
+    def __init__(self, folder: Path, protocol: Protocol, *, anew: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         self._file = self.path.open("a+b")
+        self.machines: list[dict[str, Any]] = []
+        self.records: dict[Cell, dict[str, Any]] = {}
+        try:
+            self._open(folder, {"schema": SCHEMA, "protocol": protocol.as_json()}, anew)
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self, folder: Path, header: dict[str, Any], anew: bool) -> None:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise StoreError(f"{folder} is in use by another run") from None
-        self.machines: list[dict[str, Any]] = []
-        self.records: dict[Cell, dict[str, Any]] = {}
-        header = {"schema": SCHEMA, "protocol": protocol.as_json()}
         found = self._read()
         if found is None:
             self._write(header)
@@ -58,6 +70,10 @@ class Store:
             raise StoreError(
                 f"{folder} holds a run under another protocol ({where}); give another --output, or delete that folder"
             )
+        elif anew:
+            self.machines, self.records = [], {}
+            self._file.truncate(0)
+            self._write(header)
 
     def add(self, cell: Cell, machine: dict[str, Any], record: dict[str, Any]) -> None:
         """Keep a finished cell: `record` has device, seconds, metrics and details."""
@@ -77,14 +93,16 @@ class Store:
         for number, line in enumerate(whole.splitlines(), start=1):
             try:
                 entry = json.loads(line)
-            except ValueError:
-                raise StoreError(f"line {number} of {self.path} is not JSON; delete it to go on without it") from None
-            if header is None:
-                header = entry
-            elif set(entry) == {"machine"}:
-                self.machines.append(entry["machine"])
-            else:
-                self.records[cell_of(entry)] = entry
+                if header is None:
+                    header = entry
+                elif set(entry) == {"machine"}:
+                    self.machines.append(entry["machine"])
+                else:
+                    self.records[cell_of(entry)] = entry
+            except (ValueError, TypeError, KeyError):
+                raise StoreError(
+                    f"line {number} of {self.path} is no finished cell; delete it to go on without it"
+                ) from None
         return header
 
     def _write(self, entry: dict[str, Any]) -> None:
@@ -99,7 +117,7 @@ class Store:
 
 def cell_of(entry: dict[str, Any]) -> Cell:
     """The cell that an entry of a document is about."""
-    return Cell(*(entry.get(name, "") for name in KEY))
+    return Cell(*(entry[name] for name in KEY))
 
 
 def document(protocol: Protocol, store: Store, *, command: str, planned: Iterable[Cell], class_counts: Any) -> Document:
@@ -204,7 +222,7 @@ def read(path: Path) -> Document:
     try:
         content = path.read_bytes()
         document = json.loads(gzip.decompress(content) if path.suffix == ".gz" else content)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise StoreError(f"cannot read {path}: {error}") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA:
         raise StoreError(f"{path} is not a result of hemspec-benchmark (schema {SCHEMA})")
