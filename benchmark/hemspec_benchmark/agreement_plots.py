@@ -103,9 +103,8 @@ def between(document: Document, agreement: Agreement) -> Figure | None:
             chosen = [(e.estimate.mean, at) for e, at in zip(mine, spread, strict=True) if e.significant == filled]
             if chosen:
                 face = style["color"] if filled else "none"
-                axes.scatter(
-                    *zip(*chosen, strict=True), s=18, marker=style["marker"], edgecolor=style["color"], facecolor=face
-                )
+                x, y = zip(*chosen, strict=True)
+                axes.scatter(x, y, s=18, marker=style["marker"], edgecolor=style["color"], facecolor=face)
     widest = max((abs(entry.estimate.mean) for _, entry in found if math.isfinite(entry.estimate.mean)), default=0.0)
     limit = max(0.01, 1.1 * widest)
     axes.set_xlim(-limit, limit)

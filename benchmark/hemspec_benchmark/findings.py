@@ -133,7 +133,7 @@ def masking(document: Document) -> Masking | None:
             f"{100 * worst.mean:.1f} %{which}; it should be about 0."
         )
     margin, own = found.get(f"pgd/{epsilon:g}", {}), found.get("loss_attack", {})
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"label": label(document, loss), "margin": margin[loss], "own": own[loss]}
         for loss in losses(document)
         if loss in margin and loss in own

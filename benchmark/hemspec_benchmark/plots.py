@@ -235,8 +235,8 @@ def _curves_and_differences(
         style, name = loss_style(loss), label(document, loss)
         values = [(at, found) for at, measure in points if (found := means(document, measure).get(loss))]
         line(above, values, style, name, band=False)
-        gaps = [(at, found.estimate) for at, measure in points if (found := differences(document, measure).get(loss))]
-        line(below, gaps, style, name, band=True)
+        to_ce = [(at, gap.estimate) for at, measure in points if (gap := differences(document, measure).get(loss))]
+        line(below, to_ce, style, name, band=True)
     below.axhline(0.0, color=INK, linewidth=1.2)
     gaps = [abs(found.estimate.mean) for _, measure in points for found in differences(document, measure).values()]
     below.set_ylim(clipped(below.get_ylim(), -wide(gaps), wide(gaps)))
