@@ -45,9 +45,6 @@ SUITE_NEEDS = ["numpy", "pytest", "hypothesis"]
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "1"}
 """One thread a process, since two processes share the cores; and TensorFlow's start-up messages off."""
 
-CHECKED = ["hemspec", "hemspec_torch", "hemspec_tensorflow", "hemspec_jax", "hemspec_keras", "hemspec_conformance"]
-"""Packages that are typed strictly, and whose examples run as tests."""
-
 
 @nox.session(venv_backend="none")
 def lint(session: nox.Session) -> None:
@@ -145,11 +142,11 @@ def benchmark(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def report(session: nox.Session) -> None:
-    """From the committed results of the full run: results/full/report.html, its pictures and the README's tables."""
+    """From the committed results of the full run: results/report/report.html, and README's tables and pictures."""
     stack(session)
-    readme = [] if session.posargs else ["--readme", "README.md"]
-    arguments = ["report", "benchmark/results/full.json.gz", "--output", "results/full", *readme]
-    run(session, "hemspec-benchmark", *arguments, *session.posargs)
+    written = ["--readme", "README.md", "--refresh", "docs/benchmark"]
+    arguments = ["benchmark/results/full.json.gz", "--output", "results/report", *written]
+    run(session, "hemspec-benchmark", "report", *arguments)
 
 
 @nox.session

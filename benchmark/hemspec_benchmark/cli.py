@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 from rich.console import Console
@@ -16,21 +16,23 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hemspec_benchmark import datasets, report, store, tune
+from hemspec_benchmark import datasets, report, store, tune, unknowns
 from hemspec_benchmark.agreement import agreement
-from hemspec_benchmark.datasets import DataError, Dataset
+from hemspec_benchmark.datasets import DataError, Dataset, Scenario
 from hemspec_benchmark.learner import BACKENDS
 from hemspec_benchmark.losses import COMPARED, LOSSES
+from hemspec_benchmark.network import initial_weights
 from hemspec_benchmark.readme import ReadmeError, update
 from hemspec_benchmark.runner import Options, WorkerError, run
 from hemspec_benchmark.settings import CIFAR, DIGITS, QUICK, TASKS, Cell, Plan, Protocol, explorations
 from hemspec_benchmark.store import Store, StoreError
 
-TaskName = Enum("TaskName", {name: name for name in TASKS}, type=str)
-LossName = Enum("LossName", {name: name for name in LOSSES}, type=str)
-BackendName = Enum("BackendName", {name: name for name in BACKENDS}, type=str)
-Device = Enum("Device", {name: name for name in ("auto", "cpu", "gpu")}, type=str)
-Part = Enum("Part", {name: name for name in tune.GRIDS}, type=str)
+# Typer takes choices from enumerations alone; these have the names that the tables have.
+TaskName = Enum("TaskName", {name: name for name in TASKS}, type=str)  # type: ignore[misc]
+LossName = Enum("LossName", {name: name for name in LOSSES}, type=str)  # type: ignore[misc]
+BackendName = Enum("BackendName", {name: name for name in BACKENDS}, type=str)  # type: ignore[misc]
+Device = Enum("Device", {name: name for name in ("auto", "cpu", "gpu")}, type=str)  # type: ignore[misc]
+Part = Enum("Part", {name: name for name in tune.GRIDS}, type=str)  # type: ignore[misc]
 
 QUICK_SETTINGS = (
     ("accuracy", "test"),
@@ -44,20 +46,37 @@ QUICK_SETTINGS = (
 )
 QUICK_SEEDS = 2
 SEARCHED_WITH = BackendName("jax")
-EXPLORED = 5
+EXPLORED = 3
 """Seeds of the explorations."""
 RESULT = "results.json"
 
-Tasks = Annotated[list[TaskName] | None, typer.Option("--task", help="A task; repeat for more. [default: all]")]
+Tasks = Annotated[
+    list[TaskName] | None,
+    typer.Option("--task", metavar="TASK", show_default="all", help=f"{', '.join(TASKS)}; repeat for more."),
+]
 Losses = Annotated[
-    list[LossName] | None, typer.Option("--loss", help="A loss; repeat for more. [default: all that are compared]")
+    list[LossName] | None,
+    typer.Option(
+        "--loss",
+        metavar="LOSS",
+        show_default="all but hem-margin-1",
+        help="; ".join(f"{name}: {loss.label}" for name, loss in LOSSES.items()) + ". Repeat for more.",
+    ),
 ]
 Backends = Annotated[
-    list[BackendName] | None, typer.Option("--backend", help="A framework; repeat for more. [default: all]")
+    list[BackendName] | None,
+    typer.Option("--backend", metavar="FRAMEWORK", show_default="all", help="torch, keras, jax; repeat for more."),
 ]
-Output = Annotated[Path, typer.Option(help="Folder for the results.", file_okay=False)]
-Seeds = Annotated[int, typer.Option(min=1, help="Trainings of each loss in each setting and framework.")]
-Processes = Annotated[int, typer.Option(min=0, help="At once; 0: one a framework, or a core where there are more.")]
+Output = Annotated[Path, typer.Option(metavar="DIR", help="Where the results and the report go.", file_okay=False)]
+Seeds = Annotated[int, typer.Option(min=1, help="How often everything is trained: seeds 0, 1, ...")]
+Processes = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        show_default="one for each framework, or for each core if there are more",
+        help="Processes that train at the same time.",
+    ),
+]
 
 console = Console()
 app = typer.Typer(
@@ -80,16 +99,15 @@ def quick(
     backend: Backends = None,
     seeds: Seeds = QUICK_SEEDS,
     output: Output = Path("results/quick"),
-    processes: Processes = 0,
+    processes: Processes = None,
 ) -> None:
-    """All six tasks in small, on the digits, in minutes on a CPU. Always starts anew.
+    """All six tasks in small on scikit-learn's digits: minutes on a CPU, nothing is downloaded.
 
-    Exits with 1 when the frameworks' first losses differ by more than rounding.
+    Starts anew each time. Exits with 1 when the frameworks' first losses differ by more than rounding.
     """
     plan = make_plan(QUICK, task, loss, backend, range(seeds), settings=QUICK_SETTINGS)
     with errors():
-        (output / store.FILE).unlink(missing_ok=True)
-        finish(plan, output, Options(processes=processes), digits=datasets.digits())
+        finish(plan, output, Options(processes=processes or 0), datasets.digits(), anew=True)
 
 
 @app.command(
@@ -108,30 +126,62 @@ def run_command(
     loss: Losses = None,
     backend: Backends = None,
     seeds: Seeds = 10,
-    first_seed: Annotated[int, typer.Option(min=0, help="Seeds are counted from here.")] = 0,
+    first_seed: Annotated[int, typer.Option(min=0, help="The first of the seeds.")] = 0,
     explore: Annotated[
-        bool, typer.Option("--explore", help="Also vary learning rate, length and batch norm (JAX, 5 seeds).")
+        bool,
+        typer.Option(
+            "--explore",
+            help=f"Also vary learning rate, length and batch norm, in one framework with at most {EXPLORED} seeds.",
+        ),
     ] = False,
-    data: Annotated[str, typer.Option(help="digits, cifar10, cifar100, or a file that ends in .npz.")] = "digits",
+    data: Annotated[
+        str, typer.Option(metavar="DATA", help="digits, cifar10, cifar100, or a file that ends in .npz (see above).")
+    ] = "digits",
     data_dir: Annotated[
-        Path | None, typer.Option(help="Folder with the CIFAR archive (python version), as downloaded or extracted.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Holds the CIFAR archive (python version), as downloaded or extracted."),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Passes over the training images. [default: 15; 200 on CIFAR]")
+        int | None,
+        typer.Option(
+            min=1,
+            show_default=f"{DIGITS.classification.epochs} on the digits, {CIFAR.classification.epochs} otherwise",
+            help="Passes over the training images; continual learning and segmentation have their own.",
+        ),
     ] = None,
-    learning_rate: Annotated[float | None, typer.Option(min=0, help="[default: 0.1]")] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(show_default=f"{DIGITS.classification.learning_rate:g}", help="Of those passes; falls to 0."),
+    ] = None,
     architecture: Annotated[
-        str | None, typer.Option(help="small or resnet18. [default: small for the digits, resnet18 otherwise]")
+        str | None,
+        typer.Option(
+            metavar="NETWORK",
+            show_default="small on the digits, resnet18 otherwise",
+            help="small (three convolutions) or resnet18.",
+        ),
     ] = None,
     device: Annotated[
-        Device | None, typer.Option(help="What to train on. [default: cpu for the digits, auto otherwise]")
+        Device | None,
+        typer.Option(
+            show_default="cpu on the digits, auto otherwise", help="auto takes a GPU where the framework sees one."
+        ),
     ] = None,
-    mixed_precision: Annotated[bool, typer.Option("--mixed-precision", help="bfloat16 where it is safe.")] = False,
-    budget: Annotated[float | None, typer.Option(min=0, help="Minutes after which no cell is begun.")] = None,
+    mixed_precision: Annotated[
+        bool, typer.Option("--mixed-precision", help="Convolutions and linear layers in bfloat16.")
+    ] = False,
+    budget: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="MINUTES", show_default="none", help="Begin nothing new after so many minutes."),
+    ] = None,
     output: Output = Path("results/run"),
-    processes: Processes = 0,
+    processes: Processes = None,
 ) -> None:
-    """The full run: as many seeds as statistics need. Goes on where an earlier run into the same folder stopped."""
+    """The full run, on the digits or your own data: as many seeds as statistics need.
+
+    Goes on where an earlier run into the same folder stopped. An .npz file has the arrays train_images, train_labels,
+    test_images and test_labels: images (N, H, W) or (N, H, W, channels), uint8 or float in 0 to 1; labels (N,) from 0.
+    """
     with errors():
         chosen, protocol = choose_data(data, data_dir, epochs, learning_rate, architecture, mixed_precision)
         if chosen.name != "digits" and task and any(entry.value == "segmentation" for entry in task):
@@ -144,14 +194,16 @@ def run_command(
         ]
         plan = make_plan(protocol, task, loss, backend, range(first_seed, first_seed + seeds), settings=settings)
         if explore:
-            plan = replace(plan, explorations=explorations(plan.seeds[:EXPLORED]))
+            framework = "jax" if "jax" in plan.backends else plan.backends[0]
+            plan = replace(plan, explorations=explorations(plan.seeds[:EXPLORED], framework))
+        check(plan, chosen)
         options = Options(
-            device="cpu" if device is None and chosen.name == "digits" else device.value if device else "auto",  # type: ignore[arg-type]
-            processes=processes,
+            device="cpu" if device is None and chosen.name == "digits" else device.value if device else "auto",
+            processes=processes or 0,
             budget=60 * budget if budget is not None else float("inf"),
             data_dir=data_dir,
         )
-        finish(plan, output, options, digits=chosen)
+        finish(plan, output, options, chosen)
 
 
 @app.command(
@@ -159,10 +211,12 @@ def run_command(
       hemspec-benchmark merge a/results.json b/results.json --output both.json"""
 )
 def merge(
-    results: Annotated[list[Path], typer.Argument(help="Results of one protocol, .json or .json.gz.")],
-    output: Annotated[Path, typer.Option(help="Where to write them together.", dir_okay=False)],
+    results: Annotated[
+        list[Path], typer.Argument(metavar="RESULT", help="Files, .json or .json.gz, of the same protocol.")
+    ],
+    output: Annotated[Path, typer.Option(metavar="FILE", help="What to write, .json or .json.gz.", dir_okay=False)],
 ) -> None:
-    """Put results of several machines together."""
+    """Put results of several machines into one file."""
     with errors():
         merged, twice = store.merge([(str(path), store.read(path)) for path in results])
         store.write(merged, output)
@@ -178,17 +232,34 @@ def merge(
       hemspec-benchmark report benchmark/results/full.json.gz --readme README.md --check   are they up to date?""",
 )
 def report_command(
-    result: Annotated[Path, typer.Argument(help="A result, .json or .json.gz.")],
-    output: Annotated[Path | None, typer.Option(help="Folder for the page and the pictures.", file_okay=False)] = None,
-    readme: Annotated[Path | None, typer.Option(help="A file with tables between markers.", dir_okay=False)] = None,
-    check: Annotated[bool, typer.Option("--check", help="Compare the tables instead of writing them.")] = False,
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="A file, .json or .json.gz.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write report.html and pictures/ here.", file_okay=False)
+    ] = None,
+    readme: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the tables between this file's markers.", dir_okay=False)
+    ] = None,
+    refresh: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Make the pictures that lie here again, by their names.", file_okay=False),
+    ] = None,
+    check_only: Annotated[
+        bool, typer.Option("--check", help="With --readme: write nothing, exit with 1 if its tables are out of date.")
+    ] = False,
 ) -> None:
-    """Make the page, the pictures and the README's tables again from a result: every number comes from it."""
+    """Make page, pictures and the README's tables from a result: every number comes from it, nothing is trained."""
+    if output is None and readme is None and refresh is None:
+        raise typer.BadParameter("nothing to write: give --output, --readme or --refresh")
+    if check_only and readme is None:
+        raise typer.BadParameter("--check compares the tables of a file: give --readme")
     with errors():
         document = store.read(result)
         if readme is not None:
-            update(readme, report.markdown(document), check=check)
-            console.print(f"The tables in {readme} are {'as' if check else 'now'} measured.")
+            update(readme, report.tables(document), check=check_only)
+            console.print(f"The tables in {readme} are {'as' if check_only else 'now'} measured.")
+        if refresh is not None:
+            again = report.write_pngs(document, refresh, [path.stem for path in refresh.glob("*.png")])
+            console.print(f"{len(again)} pictures in {refresh} are made again.")
         if output is not None:
             write_report(document, output)
 
@@ -196,20 +267,21 @@ def report_command(
 @app.command(name="tune")
 def tune_command(
     part: Annotated[
-        list[Part] | None, typer.Option("--part", help="Which recipe; repeat for more. [default: all]")
+        list[Part] | None,
+        typer.Option("--part", metavar="PART", show_default="all", help=f"{', '.join(tune.GRIDS)}; repeat for more."),
     ] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings at each point of a grid.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="How often each point of a grid is trained.")] = 3,
     backend: Annotated[BackendName, typer.Option(help="The framework to search with.")] = SEARCHED_WITH,
 ) -> None:
-    """How the hyper-parameters were chosen: grids for cross-entropy on validation splits (minutes)."""
+    """Repeat how the hyper-parameters were chosen: grids for cross-entropy on validation splits (many minutes)."""
     for name in [entry.value for entry in part] if part else tune.GRIDS:
-        task, _, metric = tune.MEASURES[name]  # type: ignore[index]
+        task, _, metric = tune.MEASURES[name]
         table = Table(title=f"CE, {task}: {metric} on the validation split", caption="mean ± standard error over seeds")
         for column in ("epochs", "learning rate", "%"):
             table.add_column(column, justify="right")
         points = []
         with console.status("training ..."):
-            for point in tune.search(name, seeds, backend.value):  # type: ignore[arg-type]
+            for point in tune.search(name, seeds, backend.value):
                 points.append(point)
                 value = f"{100 * point.value:.2f} ± {100 * point.standard_error:.2f}"
                 table.add_row(str(point.recipe.epochs), f"{point.recipe.learning_rate:g}", value)
@@ -251,23 +323,54 @@ def choose_data(
     """Read the data, so that what is wrong with it is said before any training, and take the protocol that fits."""
     if architecture not in (None, "small", "resnet18"):
         raise DataError(f"--architecture is {architecture!r}; expected small or resnet18")
+    if learning_rate is not None and not 0 < learning_rate < float("inf"):
+        raise DataError(f"--learning-rate is {learning_rate:g}; expected a number above 0")
     data = datasets.load(name, data_dir)
     protocol = DIGITS if name == "digits" else replace(CIFAR, data=name)
     if architecture:
         protocol = replace(protocol, architecture=architecture)
     recipe = protocol.classification
     recipe = replace(recipe, epochs=epochs or recipe.epochs, learning_rate=learning_rate or recipe.learning_rate)
-    protocol = replace(protocol, classification=recipe, mixed_precision=mixed_precision)
-    if len(data.train_labels) < recipe.batch_size:
-        raise DataError(
-            f"{name} has {len(data.train_labels)} training images, fewer than a batch of {recipe.batch_size}"
-        )
-    return data, protocol
+    return data, replace(protocol, classification=recipe, mixed_precision=mixed_precision)
 
 
-def finish(plan: Plan, output: Path, options: Options, *, digits: Dataset) -> None:
+def check(plan: Plan, data: Dataset) -> None:
+    """Whether every task can be trained on what it makes of the data: found here, not after hours.
+
+    Raises:
+        DataError: the task, and what it lacks.
+    """
+    # Labels decide; images without pixels cost nothing to copy.
+    labels = replace(data, train_images=data.train_images[:, :0], test_images=data.test_images[:, :0])
+    size, small = plan.protocol.classification.batch_size, plan.protocol.continual.batch_size
+    planned = {(cell.task, cell.setting, cell.seed) for cell in plan.cells()}
+    for task, setting, seed in sorted(planned):
+        parts, batch = [labels], size
+        try:
+            if task == "segmentation":
+                continue
+            if (task, setting) == ("rejection", "near"):
+                parts = [datasets.hold_out(labels, seed)[0]]
+            elif task == "rejection":
+                unknowns.photographs(data.train_images.shape[1:], 1, seed)
+            elif task == "imbalance":
+                parts = [datasets.long_tail(labels, float(setting.removeprefix("ratio-")), seed)]
+            elif task == "continual":
+                parts, batch = datasets.experiences(labels, cast(Scenario, setting.partition("-")[0]), seed), small
+            initial_weights(plan.protocol.architecture, data.train_images.shape[1:], 1, 0)
+        except ValueError as error:
+            raise DataError(f"--task {task} ({setting}) cannot use {data.name}: {error}") from None
+        fewest = min(len(part.train_labels) for part in parts)
+        if fewest < batch:
+            raise DataError(
+                f"--task {task} ({setting}) cannot use {data.name}: {fewest} training images are left for it, "
+                f"fewer than a batch of {batch}"
+            )
+
+
+def finish(plan: Plan, output: Path, options: Options, data: Dataset, *, anew: bool = False) -> None:
     """Run, write the result and the report, and say whether the frameworks agree."""
-    kept = Store(output, plan.protocol)
+    kept = Store(output, plan.protocol, anew=anew)
     try:
         run_with_progress(plan, kept, options)
     finally:
@@ -276,7 +379,7 @@ def finish(plan: Plan, output: Path, options: Options, *, digits: Dataset) -> No
             kept,
             command=shlex.join(["hemspec-benchmark", *sys.argv[1:]]),
             planned=plan.cells(),
-            class_counts=digits.class_counts,
+            class_counts=data.class_counts,
         )
         kept.close()
         store.write(document, output / RESULT)

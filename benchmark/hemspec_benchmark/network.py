@@ -196,7 +196,7 @@ class Shapes:
 
     def _normal(self, shape: Shape, gain: float) -> Array:
         deviation = np.sqrt(gain / np.prod(shape[:-1]))
-        return (self.rng.standard_normal(shape) * deviation).astype(np.float32)
+        return np.asarray(self.rng.standard_normal(shape) * deviation, np.float32)
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ class Forward:
     def norm(self, name: str, x: Array) -> Array:
         mean = x.mean(axis=(0, 1, 2)) if self.training else 0.0
         variance = x.var(axis=(0, 1, 2)) if self.training else 1.0
-        x = (x - mean) / np.sqrt(variance + BATCH_NORM_EPSILON)
+        x = np.asarray((x - mean) / np.sqrt(variance + BATCH_NORM_EPSILON))
         return x * self.weights[f"{name}/scale"] + self.weights[f"{name}/shift"]
 
     def linear(self, name: str, x: Array, outputs: int) -> Array:
@@ -232,7 +232,8 @@ class Forward:
 
     def halve(self, x: Array) -> Array:
         n, height, width, channels = x.shape
-        return x.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+        pooled: Array = x.reshape(n, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
+        return pooled
 
     def enlarge(self, x: Array) -> Array:
         return x.repeat(2, axis=1).repeat(2, axis=2)
@@ -244,7 +245,8 @@ class Forward:
         return np.concatenate([x, y], axis=-1)
 
     def average(self, x: Array) -> Array:
-        return x.mean(axis=(1, 2))
+        averaged: Array = x.mean(axis=(1, 2))
+        return averaged
 
     def flatten(self, x: Array) -> Array:
         return x.reshape(len(x), -1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -127,19 +127,21 @@ def figures(document: Document, checked: Agreement | None = None) -> dict[str, F
     return {name: figure for name, figure in made.items() if figure is not None}
 
 
-def write_pngs(document: Document, folder: Path) -> list[Path]:
-    """Every figure as a PNG on white, for the README and for slides."""
+def write_pngs(document: Document, folder: Path, names: Collection[str] | None = None) -> list[Path]:
+    """Every figure, or those named, as a PNG on white, for the README and for slides."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     for name, figure in figures(document).items():
+        if names is not None and name not in names:
+            continue
         path = folder / f"{name}.png"
         path.write_bytes(style.png(figure))
         written.append(path)
     return written
 
 
-def markdown(document: Document) -> str:
-    """The README's tables: primary measures and claims."""
+def tables(document: Document) -> dict[str, str]:
+    """The README's tables in Markdown: ``measures``, the primary ones, and ``claims``."""
     tests = family(document)
     names = losses(document)
     lines = [
@@ -153,18 +155,19 @@ def markdown(document: Document) -> str:
             for loss in names
         ]
         lines.append(f"| {measure.label} | {' | '.join(cells)} |")
+    made = {"measures": "\n".join(lines)}
     verdicts = [row for row in claims.verdicts(document) if row]
     if verdicts:
         variants = list(verdicts[0])
-        lines += [
-            "",
+        lines = [
             f"| claim of the abstract | {' | '.join(label(document, name) for name in variants)} |",
             "|---|" + "---|" * len(variants),
         ]
         for row in verdicts:
             cells = [f"**{verdict.text}**{evidence(verdict)}" for verdict in row.values()]
             lines.append(f"| {next(iter(row.values())).claim.text} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        made["claims"] = "\n".join(lines)
+    return made
 
 
 def table(document: Document, task: str) -> Table:

@@ -107,7 +107,7 @@ def test_one_seed_of_few_losses_is_a_page_too(make: Make, losses: list[str]) -> 
     page = report.page(only(document, "accuracy", "rejection", "segmentation"))
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
     assert ("Cross-entropy was not run" in page) == ("ce" not in losses)
-    assert report.markdown(document)
+    assert report.tables(document)
 
 
 def test_an_empty_result_is_a_page_too(small: Document) -> None:
@@ -142,7 +142,7 @@ def test_other_data_has_no_pictures(small: Document) -> None:
 
 
 def test_the_markdown_tables(small: Document) -> None:
-    text = report.markdown(small)
+    text = "\n\n".join(report.tables(small).values())
     lines = text.splitlines()
     assert lines[0].count("|") == 2 + len(small["losses"])
     assert all(any(line.startswith(f"| {measure.label} |") for line in lines) for measure in HEADLINES)
