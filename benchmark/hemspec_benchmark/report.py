@@ -141,7 +141,7 @@ def write_pngs(document: Document, folder: Path, names: Collection[str] | None =
 
 
 def tables(document: Document) -> dict[str, str]:
-    """The README's tables in Markdown: ``measures``, the primary ones, and ``claims``."""
+    """What the README shows, in Markdown: ``measures``, the primary ones, ``claims`` and ``findings``."""
     tests = family(document)
     names = losses(document)
     lines = [
@@ -167,6 +167,15 @@ def tables(document: Document) -> dict[str, str]:
             cells = [f"**{verdict.text}**{evidence(verdict)}" for verdict in row.values()]
             lines.append(f"| {next(iter(row.values())).claim.text} | {' | '.join(cells)} |")
         made["claims"] = "\n".join(lines)
+    masking = findings.masking(document)
+    followed = [name for name in FOLLOWED if name in losses(document)]
+    sentences = [
+        *findings.standing(document, tests),
+        *findings.training(document, followed),
+        *(masking.sentences if masking else []),
+        agreement(document).summary(),
+    ]
+    made["findings"] = "\n".join(f"- {sentence}" for sentence in sentences)
     return made
 
 

@@ -13,6 +13,21 @@ from hemspec_benchmark.losses import LOSSES
 from hemspec_benchmark.network import ARCHITECTURES, BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, Array, Weights
 
 
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm whose running variance is the plain one, as in the other frameworks, where PyTorch's is unbiased."""
+
+    running_var: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(x)
+        kept = BATCH_NORM_MOMENTUM * self.running_var
+        normed: Tensor = super().forward(x)
+        count = x.numel() // x.shape[1]
+        self.running_var = kept + (self.running_var - kept) * ((count - 1) / count)
+        return normed
+
+
 class Network(nn.Module):
     """An architecture with its weights; images and feature maps are (N, channels, height, width)."""
 
@@ -23,7 +38,7 @@ class Network(nn.Module):
         for name, array in weights.items():
             layer, _, kind = name.rpartition("/")
             if kind == "scale":
-                self.norms[layer] = nn.BatchNorm2d(len(array), BATCH_NORM_EPSILON, 1.0 - BATCH_NORM_MOMENTUM)
+                self.norms[layer] = BatchNorm(len(array), BATCH_NORM_EPSILON, 1.0 - BATCH_NORM_MOMENTUM)
             elif kind != "shift":
                 order = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[array.ndim]
                 self.weights[name] = nn.Parameter(torch.from_numpy(array.transpose(order).copy()))

@@ -6,7 +6,9 @@ Its command says that it is synthetic, and so does every page made from it.
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,8 @@ from hemspec_benchmark.corruptions import CORRUPTIONS
 from hemspec_benchmark.learner import BACKENDS
 from hemspec_benchmark.losses import COMPARED, LOSSES
 from hemspec_benchmark.settings import DIGITS, TASKS
+
+sys.path.insert(0, str(Path(__file__).parent))  # for the modules beside the tests
 
 Document = dict[str, Any]
 

@@ -1,0 +1,56 @@
+"""What is published comes from the committed results, and the committed results are whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hemspec_benchmark import readme, report, store
+from hemspec_benchmark.learner import BACKENDS
+from hemspec_benchmark.losses import COMPARED
+from hemspec_benchmark.settings import DIGITS, TASKS
+
+ROOT = Path(__file__).parents[2]
+FULL = ROOT / "benchmark/results/full.json.gz"
+
+
+@pytest.fixture(scope="module")
+def full() -> store.Document:
+    return store.read(FULL)
+
+
+def test_the_full_run_is_whole(full: store.Document) -> None:
+    assert full["protocol"] == DIGITS.as_json(), "the protocol has changed: the full run is to be made again"
+    assert full["missing"] == 0
+    done = {(cell["task"], cell["setting"], cell["loss"], cell["backend"]): set() for cell in full["cells"]}
+    for cell in full["cells"]:
+        done[cell["task"], cell["setting"], cell["loss"], cell["backend"]].add(cell["seed"])
+    asked = {
+        (task, setting, loss, backend)
+        for task, settings in TASKS.items()
+        for setting in settings
+        for loss in COMPARED
+        for backend in BACKENDS
+    }
+    assert set(done) == asked
+    assert all(seeds >= set(range(10)) for seeds in done.values())
+
+
+def test_the_readme_says_what_was_measured(full: store.Document, tmp_path: Path) -> None:
+    tables = report.tables(full)
+    copy = Path(shutil.copy(ROOT / "README.md", tmp_path))
+    readme.update(copy, tables, check=True)
+
+    copy.write_text(copy.read_text().replace("| clean accuracy |", "| clean accuracy | 100.0 |"))
+    with pytest.raises(readme.ReadmeError, match="out of date"):
+        readme.update(copy, tables, check=True)
+    assert all(f"<!-- benchmark: {name} -->" in copy.read_text() for name in tables)
+
+
+def test_the_pictures_of_the_readme_are_pictures_of_the_report(full: store.Document) -> None:
+    shown = {path.stem for path in (ROOT / "docs/benchmark").glob("*.png")}
+    assert shown
+    assert shown <= set(report.figures(full))
+    assert all(f"(docs/benchmark/{name}.png)" in (ROOT / "README.md").read_text() for name in shown)
