@@ -13,6 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,14 +160,12 @@ def test_a_process_that_cannot_start_is_quoted(kept: Store) -> None:
 
 
 def test_a_process_that_fails_in_a_cell_is_quoted_and_the_others_are_ended(tmp_path: Path) -> None:
-    kept = Store(tmp_path / "run", CIFAR)
     lost = tmp_path / "lost"
-    with pytest.raises(WorkerError) as caught:
+    with closing(Store(tmp_path / "run", CIFAR)) as kept, pytest.raises(WorkerError) as caught:
         run(replace(PLAN, protocol=CIFAR), kept, Options(processes=2, data_dir=lost))
     assert "the torch process ended with exit code 1; it last wrote:" in str(caught.value)
     assert f"there is no directory {lost}" in str(caught.value)
     assert not kept.records
-    kept.close()
 
 
 def test_what_fails_in_the_parent_ends_the_processes(kept: Store) -> None:
