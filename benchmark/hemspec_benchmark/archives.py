@@ -226,7 +226,7 @@ def read_npz(path: Path) -> Dataset:
     _same_length(test_images, test_labels, f"test part of {path}")
     if train_images.shape[1:] != test_images.shape[1:]:
         raise DataError(f"images of {path} differ: training {train_images.shape[1:]}, test {test_images.shape[1:]}")
-    return Dataset("npz", train_images, train_labels, test_images, test_labels, tuple(map(str, range(classes))))
+    return Dataset(path.name, train_images, train_labels, test_images, test_labels, tuple(map(str, range(classes))))
 
 
 def _images(array: Any, what: str) -> Images:

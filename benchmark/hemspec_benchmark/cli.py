@@ -342,6 +342,7 @@ def check(plan: Plan, data: Dataset) -> None:
     """
     # Labels decide; images without pixels cost nothing to copy.
     labels = replace(data, train_images=data.train_images[:, :0], test_images=data.test_images[:, :0])
+    name = plan.protocol.data
     size, small = plan.protocol.classification.batch_size, plan.protocol.continual.batch_size
     planned = {(cell.task, cell.setting, cell.seed) for cell in plan.cells()}
     for task, setting, seed in sorted(planned):
@@ -359,11 +360,11 @@ def check(plan: Plan, data: Dataset) -> None:
                 parts, batch = datasets.experiences(labels, cast(Scenario, setting.partition("-")[0]), seed), small
             initial_weights(plan.protocol.architecture, data.train_images.shape[1:], 1, 0)
         except ValueError as error:
-            raise DataError(f"--task {task} ({setting}) cannot use {data.name}: {error}") from None
+            raise DataError(f"--task {task} ({setting}) cannot use {name}: {error}") from None
         fewest = min(len(part.train_labels) for part in parts)
         if fewest < batch:
             raise DataError(
-                f"--task {task} ({setting}) cannot use {data.name}: {fewest} training images are left for it, "
+                f"--task {task} ({setting}) cannot use {name}: {fewest} training images are left for it, "
                 f"fewer than a batch of {batch}"
             )
 

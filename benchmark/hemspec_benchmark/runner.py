@@ -149,7 +149,9 @@ class Run:
                 code = worker.wait()  # the traceback is written after the pipe is closed
                 errors.seek(0)
                 tail = "".join(errors.readlines()[-25:])
-                raise WorkerError(f"the {backend} process ended with exit code {code}; it last wrote:\n{tail}") from None
+                raise WorkerError(
+                    f"the {backend} process ended with exit code {code}; it last wrote:\n{tail}"
+                ) from None
             finally:
                 worker.kill()  # idle, or of no use any more
                 worker.wait()

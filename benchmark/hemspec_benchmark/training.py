@@ -72,7 +72,7 @@ class Workshop:
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
             mixed_precision=self.protocol.mixed_precision,
-            evaluation_batch=self.protocol.evaluation_batch,
+            evaluation_batch=min(self.protocol.evaluation_batch, len(self.data.test_images)),
         )
         build = replace(build, **changes)
         learner = self._learners.pop(build, None) or self.make(build)

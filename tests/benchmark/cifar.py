@@ -17,10 +17,10 @@ Files = dict[str, Any]
 FOLDERS = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}
 
 
-def cifar_files(name: str, each: int = 4) -> Files:
+def cifar_files(name: str, each: int = 4, test: int = 4) -> Files:
     """What the files of the python version hold, with byte strings for keys as Python 2 wrote them."""
 
-    def batch(number: int) -> dict[bytes, Any]:
+    def batch(number: int, each: int = each) -> dict[bytes, Any]:
         rng = np.random.default_rng(number)
         pixels = rng.integers(0, 256, (each, 3072), dtype=np.uint8)
         content: dict[bytes, Any] = {b"data": pixels, b"filenames": [b"x.png"] * each, b"batch_label": b"a batch"}
@@ -34,11 +34,14 @@ def cifar_files(name: str, each: int = 4) -> Files:
     if name == "cifar10":
         names = [b"airplane", *(f"class {i}".encode() for i in range(1, 10))]
         batches = {f"data_batch_{i}": batch(i) for i in range(1, 6)}
-        return batches | {"test_batch": batch(6), "batches.meta": {b"num_cases_per_batch": each, b"label_names": names}}
+        return batches | {
+            "test_batch": batch(6, test),
+            "batches.meta": {b"num_cases_per_batch": each, b"label_names": names},
+        }
     fine = [b"apple", *(f"class {i}".encode() for i in range(1, 100))]
     return {
         "train": batch(1),
-        "test": batch(2),
+        "test": batch(2, test),
         "meta": {b"fine_label_names": fine, b"coarse_label_names": [b"c"] * 20},
     }
 
