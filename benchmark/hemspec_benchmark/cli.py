@@ -195,7 +195,8 @@ def run_command(
         plan = make_plan(protocol, task, loss, backend, range(first_seed, first_seed + seeds), settings=settings)
         if explore:
             framework = "jax" if "jax" in plan.backends else plan.backends[0]
-            plan = replace(plan, explorations=explorations(plan.seeds[:EXPLORED], framework))
+            cells = explorations(plan.seeds[:EXPLORED], framework)
+            plan = replace(plan, explorations=tuple(c for c in cells if (c.task, c.setting) in plan.settings))
         check(plan, chosen)
         options = Options(
             device="cpu" if device is None and chosen.name == "digits" else device.value if device else "auto",

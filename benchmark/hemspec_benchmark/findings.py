@@ -8,6 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from hemspec_benchmark.claims import VARIANTS
+from hemspec_benchmark.explorations import explorations
 from hemspec_benchmark.statistics import (
     REFERENCE,
     Difference,
@@ -173,6 +174,33 @@ def training(document: Document, names: Sequence[str]) -> list[str]:
             f"Averaged over the active images, HEM's gradient ends {ratio:.1f} times as large as averaged over all"
             f"{why if ratio > 2 else ''}."
         )
+    return sentences
+
+
+def explored(document: Document) -> list[str]:
+    """What other learning rates and more epochs would have given each loss."""
+    sentences = []
+    for found in explorations(document):
+        values = found.values
+        if found.dimension == "learning rate":
+            parts = []
+            for loss, points in found.estimates.items():
+                best = max(points, key=lambda value: points[value].mean)
+                parts.append(f"{label(document, loss)} {plus_minus(points[best])} (at {best})")
+            sentences.append(
+                f"{found.title}, each loss at the best of {len(values)} learning rates: {', '.join(parts)}. "
+                f"The run has {found.standard}, chosen for cross-entropy."
+            )
+        elif found.dimension == "epochs":
+            most, usual = values[-1], found.standard
+            parts = [
+                f"{label(document, loss)} {plus_minus(points[most])} ({signed(points[most].mean - points[usual].mean)})"
+                for loss, points in found.estimates.items()
+                if most in points and usual in points
+            ]
+            sentences.append(
+                f"{found.title}, with {most} epochs (and the gain over the run's {usual}): {', '.join(parts)}."
+            )
     return sentences
 
 

@@ -82,6 +82,7 @@ def page(document: Document) -> str:
         standing=findings.standing(document, tests),
         masking=findings.masking(document),
         training=findings.training(document, [name for name in FOLLOWED if name in losses(document)]),
+        explored=findings.explored(document),
         missing=[text for text in (findings.reference_missing(document), *statistics.missing(document)) if text],
         unfinished=document.get("missing") or 0,
         segmentation=next((cell["details"] for cell in document["cells"] if cell["task"] == "segmentation"), None),
@@ -119,7 +120,7 @@ def figures(document: Document, checked: Agreement | None = None) -> dict[str, F
         for name in shown[:2]:
             made[f"rejected-{name}"] = pictures.rejected(document, name)
         made["masks"] = pictures.masks(document, shown)
-    made |= training_plots.explorations(document)
+    made |= training_plots.exploration_figures(document)
     made["agreement-steps"] = agreement_plots.trajectory(document, checked.comparisons)
     made["agreement-between"] = agreement_plots.between(document, checked)
     for measure in headlines(document):

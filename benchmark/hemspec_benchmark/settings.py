@@ -151,6 +151,8 @@ VARIANTS: Final[dict[str, Any]] = (
     | {"without batch norm": lambda protocol: replace(protocol, architecture="small-without-norm")}
     | {f"continual learning rate {rate:g}": _rate("continual", rate) for rate in RATES}
     | {f"continual epochs {epochs}": _epochs("continual", epochs) for epochs in (1, 4, 16)}
+    | {f"segmentation learning rate {rate:g}": _rate("segmentation", rate) for rate in RATES}
+    | {f"segmentation epochs {epochs}": _epochs("segmentation", epochs) for epochs in (3, 9, 27)}
 )
 """Explorations: one thing changed, to find out why losses differ. Never part of the comparison itself."""
 
@@ -190,19 +192,18 @@ def ordered(settings: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def explorations(seeds: Iterable[int], backend: str = "jax") -> tuple[Cell, ...]:
-    """Learning rate, length and batch norm, for clean accuracy and for forgetting."""
-    cells = []
-    for seed in seeds:
-        for loss in ("ce", "hem", "hem-mean", "hem-margin-1", "mm"):
-            for variant in VARIANTS:
-                if variant.startswith("continual"):
-                    cells += [
-                        Cell("continual", setting, loss, backend, seed, variant)
-                        for setting in ("class-naive", "class-replay")
-                    ]
-                else:
-                    cells.append(Cell("accuracy", "test", loss, backend, seed, variant))
-    return tuple(cells)
+    """Learning rate and length, for clean accuracy, forgetting and segmentation; batch norm for the first."""
+    measured = {
+        "continual": (("continual", "class-naive"), ("continual", "class-replay")),
+        "segmentation": (("segmentation", "scenes"),),
+    }
+    return tuple(
+        Cell(task, setting, loss, backend, seed, variant)
+        for seed in seeds
+        for loss in ("ce", "hem", "hem-mean", "hem-margin-1", "mm")
+        for variant in VARIANTS
+        for task, setting in measured.get(variant.split()[0], (("accuracy", "test"),))
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from hemspec_benchmark.explorations import Exploration, explorations
 from hemspec_benchmark.plots import clipped, legend, line, percent_axis
-from hemspec_benchmark.statistics import HEADLINES, Document, by_epoch, estimate, label
+from hemspec_benchmark.statistics import Document, by_epoch, label
 from hemspec_benchmark.style import CARD, loss_style, new_figure, styled
-
-Cells = Sequence[Mapping[str, Any]]
 
 DYNAMICS: Final = {
     "train_loss": ("training loss", "loss"),
@@ -51,83 +50,44 @@ def dynamics(document: Document, curve: str, names: Sequence[str]) -> Figure | N
 
 
 @styled
-def exploration(document: Document, title: str, cells: Cells, dimension: str, values: Sequence[str]) -> Figure:
-    """The first primary metric of a setting, when one thing in the protocol changes: `values`, the x axis."""
-    names = list(dict.fromkeys(cell["loss"] for cell in cells))
-    metric = "clean" if cells[0]["task"] == "accuracy" else "average_accuracy"
-    figure = new_figure(CARD, 3.4, title)
+def exploration(document: Document, found: Exploration) -> Figure:
+    """A measure over the values of what was changed, the run's own among them."""
+    figure = new_figure(CARD, 3.4, f"{found.title}, by {found.dimension}")
     axes = figure.add_subplot()
+    names, values = list(found.estimates), found.values
     for place, loss in enumerate(names):
-        points = []
-        for position, value in enumerate(values):
-            sample = [c["metrics"].get(metric) for c in cells if c["loss"] == loss and c["value"] == value]
-            if found := estimate(number for number in sample if number is not None):
-                # Side by side, so that the intervals do not hide each other.
-                points.append((position + 0.09 * (place - (len(names) - 1) / 2), found))
+        points = found.estimates[loss]
+        shown = [value for value in values if value in points]
+        # Side by side, so that the intervals do not hide each other.
+        shift = 0.09 * (place - (len(names) - 1) / 2)
         axes.errorbar(
-            [at for at, _ in points],
-            [found.mean for _, found in points],
-            yerr=[found.half or 0.0 for _, found in points],
+            [values.index(value) + shift for value in shown],
+            [points[value].mean for value in shown],
+            yerr=[points[value].half or 0.0 for value in shown],
             label=label(document, loss),
-            linestyle="none" if dimension == "network" else "-",
+            linestyle="none" if found.dimension == "network" else "-",
             linewidth=1.0,
             markersize=5,
             **loss_style(loss),
         )
-    axes.set_xticks(range(len(values)), list(values))
+    names_of_values = [f"{value}\n(in the run)" if value == found.standard else value for value in values]
+    axes.set_xticks(range(len(values)), values if found.dimension == "network" else names_of_values)
     axes.set_xlim(-0.5, len(values) - 0.5)
-    axes.set_xlabel(dimension)
-    axes.set_ylabel("accuracy, %")
-    low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -0.02), min(high, 1.02))
+    axes.set_xlabel(found.dimension)
+    axes.set_ylabel("%")
+    means = [entry.mean for points in found.estimates.values() for entry in points.values()]
+    # Three seeds have wide intervals: they may leave the plot, the means may not.
+    room = 0.25 * (max(means) - min(means)) + 0.01
+    axes.set_ylim(max(min(means) - room, -0.02), min(max(means) + room, 1.02))
     percent_axis(axes.yaxis, axes.get_ylim())
     axes.grid(axis="x", visible=False)
     legend(figure, axes, 5)
     return figure
 
 
-def explorations(document: Document) -> dict[str, Figure]:
-    """One figure for each setting and thing that was changed, by name."""
-    figures = {}
-    for (task, setting, dimension), cells in grouped(document).items():
-        values = sorted({cell["value"] for cell in cells}, key=_order)
-        what = next((m.label for m in HEADLINES if (m.task, m.setting) == (task, setting)), f"{task}, {setting}")
-        name = f"exploration-{setting}-{dimension}".replace(" ", "-")
-        figures[name] = exploration(document, f"{what[0].upper()}{what[1:]}, by {dimension}", cells, dimension, values)
-    return figures
-
-
-def grouped(document: Document) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    """The explorations by task, setting and what was changed, each with its `value`.
-
-    ``"epochs 5"`` changes the epochs, to 5. What has no number changes the network; the run itself stands beside it.
-    """
-    found = document.get("explorations", [])
-    result: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for cell in found:
-        dimension, _, value = cell["variant"].removeprefix("continual ").rpartition(" ")
-        if not _is_number(value):
-            dimension, value = "network", cell["variant"]
-        result.setdefault((cell["task"], cell["setting"], dimension), []).append({**cell, "value": value})
-    for (task, setting, dimension), cells in result.items():
-        if dimension == "network":
-            same = {(cell["loss"], cell["backend"], cell["seed"]) for cell in cells}
-            cells += [
-                {**cell, "value": "as in the run"}
-                for cell in document["cells"]
-                if (cell["task"], cell["setting"]) == (task, setting)
-                and (cell["loss"], cell["backend"], cell["seed"]) in same
-            ]
-    return result
-
-
-def _order(value: str) -> tuple[float, str]:
-    return (float(value), value) if _is_number(value) else (float("inf") if value != "as in the run" else 0.0, value)
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def exploration_figures(document: Document) -> dict[str, Figure]:
+    """One figure for each measure and thing that was changed, by name."""
+    return {
+        f"exploration-{found.measure.name}-{found.dimension}".replace(" ", "-"): exploration(document, found)
+        for found in explorations(document)
+    }

@@ -7,12 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from rich.console import Console
 
 from hemspec_benchmark import findings, report, style, training_plots
 from hemspec_benchmark.corruptions import CORRUPTIONS
+from hemspec_benchmark.explorations import explorations
 from hemspec_benchmark.statistics import HEADLINES, TASKS, Estimate
 
 Document = dict[str, Any]
@@ -183,10 +185,32 @@ def test_masked_gradients_are_noticed(small: Document) -> None:
 
 
 def test_explorations_are_grouped_by_what_changes(small: Document) -> None:
-    groups = training_plots.grouped(small)
-    assert {dimension for _, _, dimension in groups} == {"learning rate", "epochs", "network"}
-    values = {cell["value"] for cell in groups["accuracy", "test", "network"]}
-    assert values == {"without batch norm", "as in the run"}
+    found = {(e.measure.name, e.dimension): e for e in explorations(small)}
+    assert {dimension for _, dimension in found} == {"learning rate", "epochs", "network"}
+    assert found["clean", "network"].values == ["as in the run", "without batch norm"]
+    rates = found["class-naive", "learning rate"]
+    assert rates.values == ["0.01", "0.1", "1"]
+    assert (rates.standard, rates.title) == ("0.01", "Class-incremental, naive")
+    cells = [
+        cell["metrics"]["average_accuracy"]
+        for cell in small["explorations"]
+        if (cell["setting"], cell["variant"], cell["loss"]) == ("class-naive", "continual learning rate 1", "hem")
+    ]
+    assert len(cells) == 3
+    assert rates.estimates["hem"]["1"].mean == pytest.approx(np.mean(cells))
+
+
+def test_what_was_explored_is_said_in_numbers(small: Document) -> None:
+    (found,) = (e for e in explorations(small) if (e.measure.name, e.dimension) == ("clean", "learning rate"))
+    best = found.estimates["hem"]
+    at = max(best, key=lambda value: best[value].mean)
+    sentences = findings.explored(small)
+    (rates,) = (s for s in sentences if s.startswith("Clean accuracy, each loss at the best of 5 learning rates"))
+    assert f"HEM {findings.plus_minus(best[at])} (at {at})" in rates
+    assert "The run has 0.1, chosen for cross-entropy." in rates
+    (epochs,) = (s for s in sentences if s.startswith("Clean accuracy, with 45 epochs"))
+    assert "the gain over the run's 15" in epochs
+    assert findings.explored({**small, "explorations": []}) == []
 
 
 def test_a_figure_is_the_same_every_time() -> None:
