@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -177,10 +177,12 @@ def training(document: Document, names: Sequence[str]) -> list[str]:
     return sentences
 
 
-def explored(document: Document) -> list[str]:
-    """What other learning rates and more epochs would have given each loss."""
+def explored(document: Document, names: Collection[str] | None = None) -> list[str]:
+    """What other learning rates and more epochs would have given each loss, in all measures or in those named."""
     sentences = []
     for found in explorations(document):
+        if names is not None and found.measure.name not in names:
+            continue
         values = found.values
         if found.dimension == "learning rate":
             parts = []
