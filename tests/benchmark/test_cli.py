@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from cifar import archived, cifar_files
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from hemspec_benchmark import cli, store
 from hemspec_benchmark.datasets import digits
