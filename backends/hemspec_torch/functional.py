@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
 from hemspec.loss_function import loss_function
+from hemspec_torch.blocked import margin_terms
 from hemspec_torch.positions import Positions, add_up, at_true_class, constant, divide, read_positions
 
 __all__ = [
@@ -48,7 +49,7 @@ class Differences(NamedTuple):
 
 def margin_differences(positions: Positions, margin: Any) -> Differences:
     """The differences, with their gradient, and the errors; NaN throughout a row that holds a NaN."""
-    margins, poison = constant(margin, positions, name="margin", per_class=True)
+    margins, poison = constant(margin, *positions.classes_and_device, name="margin", per_class=True)
     z, true_class = positions.logits, positions.true_class
     z_y = z.gather(-1, positions.labels.unsqueeze(-1))
     c = torch.where(torch.isinf(z_y), 0.0, z_y).detach()
@@ -116,6 +117,17 @@ def hem_loss(
         [-1.0, 1.0, 0.0, 0.0]
     """
     check_reduction(reduction, MARGIN_REDUCTIONS)
+    terms = margin_terms(
+        input,
+        target,
+        margin=margin,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        hem=True,
+    )
+    if terms is not None:
+        return terms
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
     differences = margin_differences(positions, margin)
     # The kept set is a constant, so no gradient flows through the threshold.
@@ -154,6 +166,17 @@ def multi_margin_loss(
         0.375
     """
     check_reduction(reduction, MARGIN_REDUCTIONS)
+    terms = margin_terms(
+        input,
+        target,
+        margin=margin,
+        sample_weight=sample_weight,
+        ignore_index=ignore_index,
+        reduction=reduction,
+        hem=False,
+    )
+    if terms is not None:
+        return terms
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
     differences = margin_differences(positions, margin)
     # At a kink, an error of exactly 0, the gradient is 0.
@@ -255,10 +278,10 @@ def focal_loss(
     """
     check_reduction(reduction, REDUCTIONS)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    g, poison = constant(gamma, positions, name="gamma")
+    g, poison = constant(gamma, *positions.classes_and_device, name="gamma")
     poisons = [poison]
     if alpha is not None:
-        a, poison = constant(alpha, positions, name="alpha", per_class=True, scalar=False)
+        a, poison = constant(alpha, *positions.classes_and_device, name="alpha", per_class=True, scalar=False)
         poisons.append(poison)
     z = softmax_logits(positions, *poisons)
     minus_log_p = cross_entropy(z, positions.labels)
@@ -311,7 +334,7 @@ def logit_norm_loss(
     """
     check_reduction(reduction, REDUCTIONS)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    t, poison = constant(temperature, positions, name="temperature", positive=True)
+    t, poison = constant(temperature, *positions.classes_and_device, name="temperature", positive=True)
     z = spoil(positions.logits, ~torch.isfinite(positions.logits).all(-1), positions.poison, poison)
     with torch.no_grad():  # any scale gives the same quotient, so it is a constant
         largest = z.abs().amax(-1, keepdim=True)
@@ -358,9 +381,9 @@ def logit_adjusted_loss(
     """
     check_reduction(reduction, REDUCTIONS)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    t, poison_t = constant(temperature, positions, name="temperature", positive=True)
+    t, poison_t = constant(temperature, *positions.classes_and_device, name="temperature", positive=True)
     counts, poison_c = constant(
-        class_counts, positions, name="class_counts", per_class=True, scalar=False, positive=True
+        class_counts, *positions.classes_and_device, name="class_counts", per_class=True, scalar=False, positive=True
     )
     shift = t * (counts.log() - counts.sum().log())
     z = softmax_logits(positions, poison_t, poison_c) + shift.to(positions.logits.dtype)
@@ -405,7 +428,7 @@ def dice_loss(
     check_reduction(reduction, REDUCTIONS)
     check_flag(batch, name="batch")
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    s, poison = constant(smooth, positions, name="smooth")
+    s, poison = constant(smooth, *positions.classes_and_device, name="smooth")
     s = s.to(positions.logits.dtype)
     shape = target.shape[:0] if batch else target.shape[:1]
 

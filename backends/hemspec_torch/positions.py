@@ -31,14 +31,27 @@ from hemspec.arguments import (
 )
 
 
-class Positions(NamedTuple):
-    """Every tensor but `logits` has the shape of the labels and carries no gradient."""
+class Targets(NamedTuple):
+    """Every tensor has the shape of the labels and carries no gradient."""
 
-    logits: Tensor  # class axis last, in the compute dtype, zero where not valid
     labels: Tensor  # int64, in [0, C) everywhere
     weights: Tensor  # compute dtype, 0 where not valid, NaN where bad
     valid: Tensor  # bool
     poison: Tensor  # 1, or NaN where the label or the weight is bad
+
+
+class Positions(NamedTuple):
+    """The logits, and the fields of their `Targets`."""
+
+    logits: Tensor  # class axis last, in the compute dtype, zero where not valid
+    labels: Tensor
+    weights: Tensor
+    valid: Tensor
+    poison: Tensor
+
+    @property
+    def classes_and_device(self) -> tuple[int, torch.device]:
+        return self.logits.shape[-1], self.logits.device
 
     @property
     def true_class(self) -> Tensor:
@@ -66,6 +79,14 @@ def read_positions(
     input: Tensor, target: Tensor, *, sample_weight: Tensor | None, ignore_index: int | None
 ) -> Positions:
     """Check the arguments every loss takes, and mask what does not exist."""
+    targets = read_targets(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
+    class_axis = min(1, input.ndim - 1)
+    logits = torch.where(targets.valid.unsqueeze(-1), input.movedim(class_axis, -1), 0.0)
+    return Positions(logits.to(targets.weights.dtype), *targets)
+
+
+def read_targets(input: Tensor, target: Tensor, *, sample_weight: Tensor | None, ignore_index: int | None) -> Targets:
+    """Check the arguments every loss takes; which positions exist, what they are and what they weigh."""
     for name, value in (("input", input), ("target", target)):
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
@@ -101,8 +122,7 @@ def read_positions(
         check_label_values(readable_labels, readable_valid, classes, name="target")
     bad_label = (labels < 0) | (labels >= classes)
     bad = valid & (bad_label | bad_weight)
-    return Positions(
-        logits=torch.where(valid.unsqueeze(-1), input.movedim(class_axis, -1), 0.0).to(compute),
+    return Targets(
         labels=torch.where(valid & ~bad_label, labels, 0),
         weights=torch.where(bad_weight, torch.nan, weights),
         valid=valid,
@@ -112,7 +132,8 @@ def read_positions(
 
 def constant(
     value: Any,
-    positions: Positions,
+    classes: int,
+    device: torch.device,
     *,
     name: str,
     scalar: bool = True,
@@ -123,7 +144,6 @@ def constant(
 
     One number (if `scalar`) or a vector with one entry for each class (if `per_class`).
     """
-    device, classes = positions.logits.device, positions.logits.shape[-1]
     one = torch.ones((), dtype=torch.float64, device=device)
     if isinstance(value, int | float) and not isinstance(value, bool):
         # Compared rather than read: a compiler may hold a symbol here. NaN fails both comparisons. A symbol passes for
@@ -171,6 +191,6 @@ def add_up(values: Tensor, weights: Tensor, counts: Tensor, reduction: str) -> t
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, with 0/0 = 0."""
+    """The quotient, with 0/0 = 0: nothing adds up to a numerator of exactly 0."""
     empty = denominator == 0
-    return torch.where(empty, 0.0, numerator / torch.where(empty, 1.0, denominator))
+    return numerator / torch.where(empty, 1.0, denominator)
