@@ -104,7 +104,7 @@ def main(
             options = runner.Options(
                 threads,
                 repeats or (8 if quick else 30),
-                budget=0.5 if quick else 2.0,
+                budget=0.5 if quick else 1.5,
                 losses=tuple(names(loss)) or plan.LOSSES,
             )
             document = measure(lines, options)

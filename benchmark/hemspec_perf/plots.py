@@ -8,7 +8,7 @@ from typing import Any, Final
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from hemspec_benchmark.style import INK, new_figure, styled
 from hemspec_perf.document import Document, label, line_of
@@ -67,6 +67,8 @@ def growth(document: Document, framework: str, execution: str, device: str, dtyp
             axes.set_yscale("log")
             axes.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=8)
             axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if axes is memory_axes else (1.0,)))
+            axes.yaxis.set_minor_formatter(NullFormatter())
             axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
         if not memory_axes.lines:
             memory_axes.set_yscale("linear")
@@ -100,7 +102,7 @@ def _draw(axes: Axes, points: list[tuple[Line, dict[str, Any]]], axis: int, name
     if not known:
         return
     x, y = [at for at, _, _ in known], [value for _, _, value in known]
-    style = {"color": colour, "linestyle": line_style}
+    style: dict[str, Any] = {"color": colour, "linestyle": line_style}
     axes.plot(x, y, marker=marker, markersize=4, label=label(name), **style)
     if axes.get_subplotspec().is_first_row():  # type: ignore[union-attr]
         low, high = ([1e3 * result["both"][end] for _, result, _ in known] for end in ("low", "high"))

@@ -32,10 +32,13 @@ def interleaved(
     """
     calls = {}
     for name, step in steps.items():
-        step(1)  # warms up: caches, allocators, lazy loading
-        begin = clock()
-        step(1)
-        calls[name] = max(1, min(200, round(SAMPLE / max(clock() - begin, 1e-9))))
+        lasts = 0.0
+        for _ in range(2):  # the first warms up: caches, allocators, lazy loading
+            if lasts < 50 * SAMPLE:
+                begin = clock()
+                step(1)
+                lasts = clock() - begin
+        calls[name] = max(1, min(200, round(SAMPLE / max(lasts, 1e-9))))
     samples: dict[str, list[float]] = {name: [] for name in steps}
     names, begin = list(steps), clock()
     for turn in range(repeats):
