@@ -77,7 +77,8 @@ def tests(session: nox.Session) -> None:
         package = backend.split("-")[0]
         pytest(session, ROOT / "tests" / package, "-n2", **variables)
         pytest(session, "--doctest-modules", "--pyargs", f"hemspec_{package}", **variables)
-    return pytest(session, ROOT / "tests/benchmark", "-n2")
+    pytest(session, ROOT / "tests/benchmark", "-n2")
+    return pytest(session, ROOT / "tests/perf")
 
 
 @nox.session(venv_backend="none")
@@ -138,6 +139,16 @@ def benchmark(session: nox.Session) -> None:
     """
     stack(session)
     run(session, "hemspec-benchmark", "quick", "--output", "results/quick", *session.posargs)
+
+
+@nox.session(default=False, venv_backend="none")
+def perf(session: nox.Session) -> None:
+    """Speed and memory of the margin losses beside the frameworks' own (minutes); see results/perf and docs/perf.md.
+
+    Arguments go to ``hemspec-perf``: ``nox -s perf -- --quick --framework torch``. It sets its own number of threads.
+    """
+    stack(session)
+    run(session, "hemspec-perf", "--output", "results/perf", *session.posargs)
 
 
 @nox.session(default=False, venv_backend="none")

@@ -21,6 +21,7 @@ PACKAGES = {
     "hemspec_keras",
     "hemspec_conformance",
     "hemspec_benchmark",
+    "hemspec_perf",
 }
 BACKENDS = sorted(name for name in PACKAGES if name.split("_")[-1] in ("torch", "tensorflow", "jax", "keras"))
 
@@ -82,11 +83,17 @@ def imports_of(package: str) -> set[str]:
 def test_backends_never_import_the_reference(backend: str) -> None:
     losses = {f"hemspec.{name}" for name in hemspec.__all__ if name.endswith("_loss")}
     forbidden = {name for name in imports_of(backend) if name.startswith("hemspec.reference")} | (
-        imports_of(backend) & (losses | {"hemspec_conformance", "hemspec_benchmark"})
+        imports_of(backend) & (losses | {"hemspec_conformance", "hemspec_benchmark", "hemspec_perf"})
     )
     assert not forbidden
 
 
-def test_nothing_imports_the_benchmark() -> None:
-    for package in PACKAGES - {"hemspec_benchmark"}:
-        assert not {name for name in imports_of(package) if name.startswith("hemspec_benchmark")}
+def test_nothing_imports_the_benchmarks() -> None:
+    benchmarks = ("hemspec_benchmark", "hemspec_perf")
+    for package in PACKAGES - {*benchmarks}:
+        assert not {name for name in imports_of(package) if name.startswith(benchmarks)}
+
+
+def test_the_benchmarks_share_their_style_alone() -> None:
+    shared = {name for name in imports_of("hemspec_perf") if name.startswith("hemspec_benchmark")}
+    assert {name.split(".")[1] for name in shared} == {"style"}

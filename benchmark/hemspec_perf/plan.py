@@ -1,0 +1,147 @@
+"""What is measured: lines, each a table of candidates on one input, in one execution of one framework."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Final
+
+FRAMEWORKS: Final = {
+    "torch": ("eager", "compile"),
+    "tensorflow": ("function", "xla"),
+    "jax": ("jit",),
+    "keras-torch": ("fit",),
+    "keras-tensorflow": ("fit",),
+    "keras-jax": ("fit",),
+}
+"""The executions of each framework."""
+
+LOSSES: Final = ("hem", "mm", "ce")
+CE: Final = "ce"
+CANDIDATES: Final = {
+    "hem": ("HEM", "hem", "ours"),
+    "mm": ("MM", "mm", "ours"),
+    "plain-hem": ("plain HEM", "hem", "plain"),
+    "plain-mm": ("plain MM", "mm", "plain"),
+    "authors-hem": ("authors' HEM", "hem", "authors"),
+    CE: ("CE", "ce", "framework"),
+    "ce-eager": ("CE, eager", "ce", "framework"),
+    "framework-mm": ("framework's MM", "mm", "framework"),
+    "liger-ce": ("Liger's CE", "ce", "liger"),
+}
+"""Of each candidate: how tables call it, which loss it is, who wrote it."""
+
+VARIANTS: Final = ("float16", "bfloat16", "ignore_index", "sample_weight", "margins")
+"""What our losses can do besides, measured against their plain float32 call."""
+
+SIZES: Final = {"float32": 4, "float16": 2, "bfloat16": 2}
+
+CPU_SHAPES: Final = ("128x10", "256x1000", "4096x1000", "65536x21", "1024x32000", "8x21x256x256")
+QUICK_SHAPES: Final = ("256x1000", "8x21x64x64")
+GROWTH: Final = ("1024x100", "1024x1000", "1024x6000")
+"""Together with the CPU shapes: the growth in C at 1024 rows, and in N at 1000 classes."""
+GPU_SHAPES: Final = tuple(f"{rows}x{classes}" for rows in (8192, 32_768) for classes in (1000, 32_000, 131_072))
+VARIANT_SHAPES: Final = ("4096x1000",)
+
+
+class PlanError(ValueError):
+    """Something was asked for that cannot be measured."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A table: all its candidates have the same input, and take turns."""
+
+    framework: str
+    execution: str
+    device: str
+    shape: str
+    dtype: str = "float32"
+    variants: bool = False
+    """Our losses with all that they can do, instead of everybody's losses."""
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """N, C and the spatial axes."""
+        return read_shape(self.shape)
+
+    @property
+    def entries(self) -> int:
+        """Number of logits."""
+        return prod(self.sizes)
+
+    def candidates(self, losses: Iterable[str] = LOSSES) -> list[str]:
+        """Names, those with which others are compared always among them."""
+        wanted = {*losses}
+        if self.variants:
+            ours = [loss for loss in ("hem", "mm") if loss in wanted]
+            return [f"{loss} {variant}".strip() for loss in ours for variant in ("", *VARIANTS)]
+        names = [name for name, (_, loss, _) in CANDIDATES.items() if loss in wanted | {CE}]
+        if self.execution != "compile":
+            names.remove("ce-eager")
+        return [name for name in names if self._exists(name)]
+
+    def _exists(self, name: str) -> bool:
+        """Whether there is such a thing at all; what is not installed or does not fit is said in the table."""
+        writer = CANDIDATES[name][2]
+        if self.execution == "fit":
+            return name in ("hem", "mm", CE)
+        if writer == "authors" or name == "framework-mm":
+            return self.framework == "torch" and self.execution == "eager"
+        return writer != "liger" or (self.device == "cuda" and self.execution == "eager")
+
+    def baselines(self, candidate: str) -> list[str]:
+        """With what a candidate is compared."""
+        if self.variants:
+            return [candidate.split()[0]]
+        return [CE, "ce-eager"] if self.execution == "compile" else [CE]
+
+    @property
+    def title(self) -> str:
+        """As tables and messages name it."""
+        kind = ", variants" if self.variants else ""
+        return f"{self.framework} {self.execution}, {self.device}, {self.shape}, {self.dtype}{kind}"
+
+
+def read_shape(text: str) -> tuple[int, ...]:
+    """N x C, or N x C x D1 x ...
+
+    Raises:
+        PlanError: what is wrong with it.
+    """
+    try:
+        sizes = tuple(int(part) for part in text.split("x"))
+    except ValueError:
+        sizes = ()
+    if len(sizes) < 2 or min(sizes) < 1 or sizes[1] < 2:
+        raise PlanError(f"--shape is {text!r}; expected NxC or NxCxD1x..., such as 4096x1000 or 8x21x256x256, C >= 2")
+    return sizes
+
+
+def make_plan(
+    frameworks: Iterable[str],
+    executions: Iterable[str],
+    shapes: Iterable[str],
+    *,
+    device: str = "cpu",
+    dtypes: Iterable[str] = ("float32",),
+    variant_shapes: Iterable[str] = (),
+) -> list[Line]:
+    """All lines, in the order in which they are measured."""
+
+    def lines() -> Iterator[Line]:
+        for framework in frameworks:
+            for execution in FRAMEWORKS[framework]:
+                if execution not in executions:
+                    continue
+                for shape in shapes:
+                    for dtype in dtypes:
+                        yield Line(framework, execution, device, shape, dtype)
+                for shape in variant_shapes:
+                    if execution != "fit":
+                        yield Line(framework, execution, device, shape, variants=True)
+
+    for shape in (*shapes, *variant_shapes):
+        read_shape(shape)
+    return list(lines())

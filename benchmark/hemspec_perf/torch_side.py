@@ -1,0 +1,156 @@
+"""PyTorch, eager or compiled, on the CPU or a CUDA device."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hemspec_perf.batches import make_batch
+from hemspec_perf.plan import Line
+from hemspec_perf.resident import peak_extra
+from hemspec_perf.side import MissingError, Steps
+from hemspec_torch import functional as ours
+
+
+def plain_errors(logits: Tensor, labels: Tensor) -> Tensor:
+    """e, class axis 1, margin 1."""
+    labels = labels.unsqueeze(1)
+    errors = F.relu(logits - logits.gather(1, labels) + 1.0)  # at 0 the gradient of clamp is 1
+    return errors.scatter(1, labels, 0.0)
+
+
+def plain_hem(logits: Tensor, labels: Tensor) -> Tensor:
+    """The specification's formula, as it stands."""
+    errors = plain_errors(logits.float(), labels)
+    with torch.no_grad():
+        shortfall = errors.amax(1, keepdim=True) - errors
+        kept = (errors > 0) & (errors.shape[1] * shortfall <= shortfall.sum(1, keepdim=True))
+    values = torch.where(kept, errors, 0.0).sum(1) / kept.sum(1).clamp(min=1)
+    return values.sum() / (values > 0).sum().clamp(min=1)
+
+
+def plain_mm(logits: Tensor, labels: Tensor) -> Tensor:
+    """The errors' mean over all classes."""
+    return plain_errors(logits.float(), labels).mean()
+
+
+def authors_hem(logits: Tensor, labels: Tensor) -> Tensor:
+    """As arXiv 2501.12191 describes it: a Boolean mask of the errors that reach the mean, 1e-6 in the denominators."""
+    errors = plain_errors(logits.float(), labels)
+    mask = (errors >= errors.mean(1, keepdim=True).detach()) & (errors > 0)
+    values = (errors * mask).sum(1) / (mask.sum(1) + 1e-6)
+    return values.sum() / ((values > 0).sum() + 1e-6)
+
+
+LOSSES: dict[tuple[str, str], Callable[..., Tensor]] = {
+    ("hem", "ours"): ours.hem_loss,
+    ("mm", "ours"): ours.multi_margin_loss,
+    ("hem", "plain"): plain_hem,
+    ("mm", "plain"): plain_mm,
+    ("hem", "authors"): authors_hem,
+    ("ce", "framework"): F.cross_entropy,
+    ("mm", "framework"): F.multi_margin_loss,
+}
+
+
+class Side:
+    """See `hemspec_perf.side`."""
+
+    def __init__(self, line: Line) -> None:
+        if line.device == "cuda" and not torch.cuda.is_available():
+            raise MissingError("PyTorch sees no CUDA device")
+        self.line, self.batch = line, make_batch(line)
+        torch._dynamo.reset()
+        torch._dynamo.config.recompile_limit = 64
+
+    def repeated(self, array: Any) -> Tensor:
+        """The whole batch, on the device."""
+        block = torch.from_numpy(array).to(self.line.device)
+        return block.repeat(self.batch.times, *[1] * (block.ndim - 1))
+
+    def logits(self, dtype: str) -> Tensor:
+        """Class axis 1."""
+        block = torch.from_numpy(self.batch.logits).to(self.line.device, getattr(torch, dtype))
+        block = block.movedim(-1, 1).contiguous()
+        return block.repeat(self.batch.times, *[1] * (block.ndim - 1)).requires_grad_()
+
+    def steps(self, candidate: str, loss: str, writer: str, variant: str, dtype: str) -> Steps:
+        if candidate == "framework-mm" and len(self.line.sizes) > 2:
+            raise MissingError("F.multi_margin_loss takes no spatial axes")
+        function = liger_cross_entropy() if writer == "liger" else LOSSES[loss, writer]
+        logits, labels = self.shared_logits(dtype), self.repeated(self.batch.labels_for(variant))
+        keywords: dict[str, Any] = {}
+        for name, value in self.batch.keywords(variant).items():
+            as_tensor = torch.from_numpy(value).to(self.line.device)
+            keywords[name] = self.repeated(value) if name == "sample_weight" else as_tensor
+
+        def measured(logits: Tensor, labels: Tensor) -> Tensor:
+            return function(logits, labels, **keywords)
+
+        call: Callable[..., Tensor] = measured
+        if self.line.execution == "compile" and candidate != "ce-eager":
+            # Dynamo keeps what it compiled with the code object: one that candidates share would slow all of them.
+            code = measured.__code__.replace(co_name=candidate.replace("-", "_").replace(" ", "_"))
+            own = types.FunctionType(code, globals(), code.co_name, None, measured.__closure__)
+            call = torch.compile(own, fullgraph=True, dynamic=False)
+
+        def both() -> tuple[Tensor, Tensor]:
+            value = call(logits, labels)
+            (gradient,) = torch.autograd.grad(value, logits)
+            return value, gradient
+
+        return Steps(lambda: call(logits, labels), both)
+
+    def shared_logits(self, dtype: str) -> Tensor:
+        """Made once: the largest have 17 GB."""
+        kept: dict[str, Tensor] = self.__dict__.setdefault("_logits", {})
+        if dtype not in kept:
+            kept[dtype] = self.logits(dtype)
+        return kept[dtype]
+
+    def copy(self) -> Callable[[], Any]:
+        source = self.shared_logits(self.line.dtype).detach()
+        target = torch.empty_like(source)
+        return lambda: target.copy_(source)
+
+    def wait(self, result: Any) -> None:
+        if self.line.device == "cuda":
+            torch.cuda.synchronize()
+
+    def answer(self, candidate: str, steps: Steps) -> tuple[float, Any]:
+        value, gradient = steps.both()
+        total = gradient.unflatten(0, (self.batch.times, -1)).sum(0, dtype=torch.float32)
+        return value.item(), total.movedim(1, -1).cpu().numpy()
+
+    def peak(self, step: Callable[[], Any]) -> int:
+        if self.line.device == "cpu":
+            return peak_extra(step)
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        torch.cuda.synchronize()
+        return int(torch.cuda.max_memory_allocated() - before)
+
+
+def liger_cross_entropy() -> Callable[..., Tensor]:
+    """Liger-Kernel's, which writes the gradient over the logits: on a copy, since ours must not."""
+    try:
+        from liger_kernel.transformers.functional import liger_cross_entropy as function
+    except ImportError:
+        raise MissingError("Liger-Kernel is not installed") from None
+    return lambda logits, labels: function(logits.clone(), labels)
+
+
+def set_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+
+
+def versions() -> dict[str, str]:
+    found = {"torch": torch.__version__}
+    return found | ({"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
