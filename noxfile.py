@@ -78,7 +78,7 @@ def tests(session: nox.Session) -> None:
         pytest(session, ROOT / "tests" / package, "-n2", **variables)
         pytest(session, "--doctest-modules", "--pyargs", f"hemspec_{package}", **variables)
     pytest(session, ROOT / "tests/benchmark", "-n2")
-    return pytest(session, ROOT / "tests/perf")
+    return pytest(session, ROOT / "tests/perf", "-n2")
 
 
 @nox.session(venv_backend="none")

@@ -1,4 +1,4 @@
-"""The losses of hemspec as PyTorch functions, in plain tensor operations.
+"""The losses of hemspec as PyTorch functions, in plain tensor operations; see `blocked` for the margin losses on a CPU.
 
 They mirror `hemspec.reference`, where the maths of each loss is written out. Common to all: ``input`` of shape
 ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``, floating point; float16 and bfloat16 are computed in float32 and give a
