@@ -161,7 +161,7 @@ def choose(
             if executions and execution not in executions:
                 continue
             # Growth is drawn where compiling five more shapes takes no minutes.
-            more = () if execution in ("compile", "fit") else grown
+            more = () if execution in ("compile", "function", "fit") else grown
             few = of_variants if execution != "compile" or variants else ()
             found += plan.make_plan(
                 [framework],

@@ -23,7 +23,9 @@ def table(found: dict[str, Any]) -> Table:
     """Times with quartiles, ratios, memory, bandwidth; refused candidates with the reason."""
     line = line_of(found)
     if "skipped" in found:
-        return Table(title=line.title, caption=f"skipped: {escape(found['skipped'])}")
+        shown = Table("skipped", title=line.title)  # rich shows no table without columns
+        shown.add_row(escape(found["skipped"]))
+        return shown
     measured = f"median (quartiles); a copy of the logits takes {seconds(found['copy']['median'])}"
     shown = Table(title=line.title, caption=measured)
     baselines = list(dict.fromkeys(base for name in found["results"] for base in line.baselines(name)))

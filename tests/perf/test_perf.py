@@ -9,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from hemspec_perf import batches, cli, document, plots, timing
 from hemspec_perf.plan import Line, PlanError, make_plan, read_shape
 from hemspec_perf.resident import peak_extra
 from hemspec_perf.side import MissingError
+from hemspec_perf.tables import table
 
 torch = pytest.importorskip("torch")
 
@@ -164,7 +166,7 @@ def test_a_small_run_and_its_result_read_again(tmp_path: Path) -> None:
     first = call(*asked, "--shape", "8x10", "--shape", "8x40", "--output", tmp_path)
     assert first.exit_code == 0, first.output
     written = document.read(tmp_path / "results.json")
-    assert [table["refused"] for table in written["tables"]] == [{}, {}]
+    assert [found["refused"] for found in written["tables"]] == [{}, {}]
     assert written["tables"][0]["results"]["ce"]["both"]["ratios"] == {"ce": 1.0}
     assert written["machines"][0]["versions"]["torch"] == torch.__version__
     document.write(written, tmp_path / "again.json")
@@ -185,6 +187,13 @@ def test_no_cuda_is_said() -> None:
         pytest.skip("there is one")
     with pytest.raises(MissingError, match="no CUDA device"):
         torch_side.Side(Line("torch", "eager", "cuda", "8x10"))
+
+
+def test_a_skipped_line_says_why() -> None:
+    console = Console(width=100)
+    with console.capture() as shown:
+        console.print(table({"line": {**vars(SMALL), "device": "cuda"}, "skipped": "PyTorch sees no CUDA device"}))
+    assert "PyTorch sees no CUDA device" in shown.get()
 
 
 def synthetic() -> dict[str, Any]:
