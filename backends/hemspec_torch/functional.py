@@ -18,6 +18,7 @@ from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_r
 from hemspec.loss_function import loss_function
 from hemspec_torch.blocked import margin_terms
 from hemspec_torch.positions import Positions, add_up, at_true_class, constant, divide, read_positions
+from hemspec_torch.traced import kept_mean
 
 __all__ = [
     "cross_entropy_loss",
@@ -76,6 +77,13 @@ def kept_errors(errors: Tensor) -> Tensor:
     return (high & (errors > 0)) | torch.isnan(errors)
 
 
+def compiled_values(positions: Positions, margin: Any, *, hem: bool) -> Tensor:
+    """The loss of each position, in a form that compiles well."""
+    margins, poison = constant(margin, *positions.classes_and_device, name="margin", per_class=True)
+    factor = positions.poison * poison.to(positions.logits.dtype)
+    return kept_mean(positions.logits, positions.labels, at_true_class(margins, positions), factor, hem)
+
+
 @loss_function(divide)
 def hem_loss(
     input: Tensor,
@@ -129,6 +137,8 @@ def hem_loss(
     if terms is not None:
         return terms
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
+    if torch.compiler.is_compiling():
+        return add_up(compiled_values(positions, margin, hem=True), positions.weights, positions.valid, reduction)
     differences = margin_differences(positions, margin)
     # The kept set is a constant, so no gradient flows through the threshold.
     kept = kept_errors(differences.errors)
@@ -178,6 +188,8 @@ def multi_margin_loss(
     if terms is not None:
         return terms
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
+    if torch.compiler.is_compiling():
+        return add_up(compiled_values(positions, margin, hem=False), positions.weights, positions.valid, reduction)
     differences = margin_differences(positions, margin)
     # At a kink, an error of exactly 0, the gradient is 0.
     counted = (differences.errors > 0) | torch.isnan(differences.errors)
