@@ -103,11 +103,11 @@ def add_up(values: Tensor, weights: Tensor | None, reduction: str) -> tuple[Tens
     return weighted, (weights * (values > 0)).sum()
 
 
-def is_plain(tensor: Any) -> bool:
-    """A tensor of numbers in this machine's memory: nothing traced, mapped, compiled or watched by forward mode."""
+def is_plain(tensor: Any, device: str = "cpu") -> bool:
+    """A tensor of numbers in the memory of such a device: nothing traced, mapped, compiled or watched by forward mode."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.device.type == "cpu"
+        and tensor.device.type == device
         and tensor.layout is torch.strided
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()

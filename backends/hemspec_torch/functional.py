@@ -1,4 +1,4 @@
-"""The losses of hemspec as PyTorch functions, in plain tensor operations; see `blocked` for the margin losses on a CPU.
+"""The losses of hemspec as PyTorch functions, in plain tensor operations; see `selection` for the margin losses.
 
 They mirror `hemspec.reference`, where the maths of each loss is written out. Common to all: ``input`` of shape
 ``(C,)``, ``(N, C)`` or ``(N, C, d1, ...)``, floating point; float16 and bfloat16 are computed in float32 and give a
@@ -16,8 +16,8 @@ from torch import Tensor
 
 from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
 from hemspec.loss_function import loss_function
-from hemspec_torch.blocked import margin_terms
 from hemspec_torch.positions import Positions, add_up, at_true_class, constant, divide, read_positions
+from hemspec_torch.selection import margin_terms
 from hemspec_torch.traced import kept_mean
 
 __all__ = [

@@ -1,0 +1,388 @@
+"""HEM and multi-class margin loss on a GPU: one kernel forward, one backward, and what they are given.
+
+Forward reads the logits and writes a bit for each (is its error kept?) and a few numbers for each position; backward
+reads those and writes the gradient, never the logits. Nothing is read back to the CPU: bad labels, weights and margins
+become NaN in the kernel, and what an average divides by stays on the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from hemspec.arguments import (
+    check_constant_dtype,
+    check_ignore_index,
+    check_labels,
+    check_logits,
+    check_per_class,
+    check_weight,
+    representable,
+)
+from hemspec_torch import kernels
+from hemspec_torch.blocked import COMPUTE, INDICES, is_plain
+from hemspec_torch.positions import constant, dtype_name
+
+RESIDENT = 1 << 17
+"""Bytes, in the compute dtype, of the largest tile that stays in registers."""
+CHUNK = 1 << 15
+"""Bytes of the tile in which more classes than that are looked at, one after the other."""
+SMALLEST_TILE = 1 << 10
+"""Elements: several short rows make a tile."""
+RUNS = (128, 64, 32)
+"""Positions of a tile of adjacent pixels: the most that leave it resident."""
+WRITTEN = 1 << 12
+"""Elements of the gradient that a program writes."""
+CLASSES, PIXELS, NOTHING = (
+    kernels.CLASSES_ADJACENT.value,
+    kernels.PIXELS_ADJACENT.value,
+    kernels.NOTHING_ADJACENT.value,
+)
+COMPILED = {torch.float32: kernels.tl.float32, torch.float64: kernels.tl.float64}
+
+
+class KernelError(RuntimeError):
+    """The kernels do not run here; why is its cause."""
+
+
+class Layout(NamedTuple):
+    """Where logits lie: images, each of pixels at every class. A matrix is one image with its rows as pixels."""
+
+    images: int
+    classes: int
+    pixels: int
+    strides: tuple[int, int, int]
+
+    @classmethod
+    def of(cls, z: Tensor) -> Layout:
+        """Of ``(N, C)`` or ``(N, C, pixels)``. Images whose pixels follow those of the one before are one image."""
+        if z.ndim == 2 or z.shape[2] == 1:
+            return cls(1, z.shape[1], z.shape[0], (0, z.stride(1), z.stride(0)))
+        images, classes, pixels = z.shape
+        if images == 1 or z.stride(0) == pixels * z.stride(2):
+            return cls(1, classes, images * pixels, (0, z.stride(1), z.stride(2)))
+        return cls(images, classes, pixels, z.stride())
+
+    @property
+    def positions(self) -> int:
+        return self.images * self.pixels
+
+    @property
+    def adjacent(self) -> int:
+        """What is one step apart in memory."""
+        return CLASSES if self.strides[1] == 1 else PIXELS if self.strides[2] == 1 else NOTHING
+
+    @property
+    def dense(self) -> Layout:
+        """Without gaps, in the same order."""
+        if self.adjacent == CLASSES:
+            strides = (self.pixels * self.classes, 1, self.classes)
+        else:
+            strides = (self.classes * self.pixels, self.pixels, 1)
+        return self._replace(strides=strides)
+
+    def arguments(self) -> dict[str, Any]:
+        """The kernels' arguments; see `kernels.lengths`."""
+        image, class_, pixel = self.strides
+        classes, pixels, adjacent, align = self.classes, self.pixels, self.adjacent, 1
+        if adjacent == CLASSES:
+            align = math.gcd(16, classes, image, pixel)
+            classes, image, pixel = classes // align, image // align, pixel // align
+        elif adjacent == PIXELS:
+            align = math.gcd(16, pixels, image, class_)
+            pixels, image, class_ = pixels // align, image // align, class_ // align
+        return {
+            "classes": classes,
+            "pixels": pixels,
+            "stride_image": image,
+            "stride_class": class_,
+            "stride_pixel": pixel,
+            "ADJACENT": adjacent,
+            "ALIGN": align,
+        }
+
+
+class Bits(NamedTuple):
+    """The mask of kept errors, eight classes in a byte, and its strides by image, byte and pixel."""
+
+    memory: Tensor
+    strides: tuple[int, int, int]
+
+    @classmethod
+    def empty(cls, layout: Layout, device: torch.device) -> Bits:
+        """In the logits' order. Rows begin at multiples of 16 bytes."""
+        bytes_, pixels = -(-layout.classes // 8), layout.pixels
+        if layout.adjacent == CLASSES:
+            row = -(-bytes_ // 16) * 16
+            strides = (pixels * row, 1, row)
+        else:
+            row = -(-pixels // 16) * 16
+            strides = (bytes_ * row, row, 1)
+        size = layout.images * (pixels * row if strides[1] == 1 else bytes_ * row)
+        return cls(torch.empty(size, dtype=torch.uint8, device=device), strides)
+
+    def arguments(self) -> dict[str, Any]:
+        image, byte, pixel = self.strides
+        return {"bits": self.memory, "bits_image": image, "bits_byte": byte, "bits_pixel": pixel}
+
+
+def power(number: int) -> int:
+    """The power of two from there on."""
+    return 1 << (number - 1).bit_length()
+
+
+class Tile(NamedTuple):
+    """What a program looks at, at once."""
+
+    positions: int
+    classes: int
+    resident: bool
+
+    @classmethod
+    def forward(cls, layout: Layout, itemsize: int) -> Tile:
+        most, chunk = RESIDENT // itemsize, CHUNK // itemsize
+        classes, pixels = max(8, power(layout.classes)), power(layout.pixels)
+        if layout.adjacent == CLASSES:
+            if classes > most:
+                return cls(1, chunk, False)
+            return cls(min(max(1, SMALLEST_TILE // classes), pixels), classes, True)
+        for positions in RUNS:
+            if positions * classes <= most // 2:
+                return cls(min(positions, pixels), classes, True)
+        positions = min(RUNS[1], pixels)
+        return cls(positions, max(8, chunk // 2 // positions), False)
+
+    @classmethod
+    def backward(cls, layout: Layout) -> Tile:
+        pixels = power(layout.pixels)
+        positions = 1 if layout.adjacent == CLASSES else min(RUNS[0], pixels)
+        classes = min(max(8, power(layout.classes)), max(8, WRITTEN // positions))
+        return cls(min(max(positions, SMALLEST_TILE // classes), pixels), classes, False)
+
+    def launch(self, layout: Layout, per_thread: int) -> tuple[int, dict[str, Any]]:
+        """The number of programs along the positions; arguments of any kernel on this tile."""
+        tiles = -(-layout.pixels // self.positions)
+        threads = self.positions * self.classes // per_thread
+        return layout.images * tiles, {
+            "positions": layout.positions,
+            "tiles": tiles,
+            "POSITIONS": self.positions,
+            "CLASSES": self.classes,
+            "num_warps": min(max(power(threads) // 32, 1), 32),
+            "enable_fp_fusion": False,
+        }
+
+
+class Call(NamedTuple):
+    """A call of a margin loss beside its logits."""
+
+    labels: Tensor
+    weights: Tensor | None
+    margin: float | Tensor  # a tensor: float64, one number or one for each class
+    ignore_index: int | None
+    reduction: str
+    hem: bool
+    keep: bool  # for backward
+
+
+class Measured(NamedTuple):
+    """What forward leaves for each position."""
+
+    numbers: Tensor  # (3, positions): weighted values, weights that the denominator adds up, slopes
+    indices: Tensor | None  # (2, positions): true class, number of kept errors
+    bits: Bits | None
+
+
+def margin_terms(
+    input: Tensor,
+    target: Tensor,
+    *,
+    margin: Any,
+    sample_weight: Tensor | None,
+    ignore_index: int | None,
+    reduction: str,
+    hem: bool,
+) -> tuple[Tensor, Tensor | None] | None:
+    """Numerator and denominator of HEM (or of multi-class margin), or None for a call that is not for this file.
+
+    Raises:
+        KernelError: the kernels do not run here.
+    """
+    device = input.device
+    tensors = (input, target) if sample_weight is None else (input, target, sample_weight)
+    if not all(is_plain(tensor, device.type) and tensor.device == device for tensor in tensors):
+        return None
+    if input.dtype not in COMPUTE or target.dtype not in INDICES or input.numel() == 0:
+        return None
+    shape = input.shape
+    class_axis = check_logits(shape, dtype_name(input), 1 if len(shape) > 1 else 0, name="input")
+    check_labels(target.shape, dtype_name(target), shape, class_axis, name="target", logits_name="input")
+    ignore_index = check_ignore_index(ignore_index)
+    if ignore_index is not None and not representable(ignore_index, dtype_name(target)):
+        ignore_index = None
+    weights = None
+    if sample_weight is not None:
+        check_weight(sample_weight.shape, dtype_name(sample_weight), target.shape)
+        weights = sample_weight.detach().reshape(sample_weight.shape + (1,) * (target.ndim - sample_weight.ndim))
+        weights = weights.expand(target.shape).reshape(-1)
+        weights = weights.view(torch.uint8) if weights.dtype == torch.bool else weights
+    if not (isinstance(margin, float | int) and 0 <= margin < math.inf and not isinstance(margin, bool)):
+        margin = margin_tensor(margin, shape[class_axis], device)
+    elif input.dtype == torch.float64:  # a kernel's numbers are float32
+        margin = torch.full((), float(margin), dtype=torch.float64, device=device)
+    z = input
+    if len(shape) != 2:
+        z = input.unsqueeze(0) if len(shape) == 1 else input.reshape(shape[0], shape[1], math.prod(shape[2:]))
+    keep = input.requires_grad and torch.is_grad_enabled()
+    call = Call(target.reshape(-1), weights, margin, ignore_index, reduction, hem, keep)
+    if keep:
+        numerator, denominator = KeptErrors.apply(z, call)  # type: ignore[no-untyped-call]
+    else:
+        numerator, denominator = reduced(measure(z.detach(), call), reduction)
+    return (numerator.reshape(target.shape) if reduction == "none" else numerator), denominator
+
+
+def margin_tensor(margin: Any, classes: int, device: torch.device) -> Tensor:
+    """In float64 on the device. Values that are there already are looked at by the kernel."""
+    if not (isinstance(margin, Tensor) and margin.device == device):
+        return constant(margin, classes, device, name="margin", per_class=True)[0]
+    check_constant_dtype(dtype_name(margin), "margin")
+    check_per_class(margin.shape, classes, name="margin", scalar=True)
+    return margin.detach().to(torch.float64)
+
+
+def measure(z: Tensor, call: Call) -> Measured:
+    """The forward kernel."""
+    layout, compute = Layout.of(z), COMPUTE[z.dtype]
+    numbers = z.new_empty((3 if call.keep else 2, layout.positions), dtype=compute)
+    indices = bits = None
+    if call.keep:
+        indices = z.new_empty((2, layout.positions), dtype=torch.int32)
+        bits = Bits.empty(layout, z.device)
+    grid, arguments = forward_arguments(z, call, layout, Measured(numbers, indices, bits))
+    try:
+        with on(z.device):
+            kernels.forward[grid](**arguments)
+    except Exception as error:  # no C compiler, a Triton that is too old, ...
+        raise KernelError(f"{type(error).__name__}: {error}") from error
+    return Measured(numbers, indices, bits)
+
+
+def forward_arguments(
+    z: Tensor, call: Call, layout: Layout, found: Measured
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The forward kernel's grid, and all its arguments by name."""
+    compute = found.numbers.dtype
+    tile = Tile.forward(layout, compute.itemsize)
+    programs, launched = tile.launch(layout, 32 if tile.resident else 16)
+    read = isinstance(call.margin, Tensor)
+    low, high = torch.aminmax(call.margin) if read else (z, z)  # NaN if there is one
+    bits = found.bits or Bits(found.numbers, (0, 0, 0))  # nothing is written there
+    return (programs,), {
+        "logits": z,
+        "labels": call.labels,
+        "weights": call.labels if call.weights is None else call.weights,
+        "margins": call.margin if read else z,
+        "margin_low": low,
+        "margin_high": high,
+        "numbers": found.numbers,
+        "indices": call.labels if found.indices is None else found.indices,
+        "stride_label": call.labels.stride(0),
+        "stride_weight": 0 if call.weights is None else call.weights.stride(0),
+        "stride_margin": call.margin.stride(0) if read and call.margin.ndim else 0,
+        "margin": 0.0 if read else float(call.margin),
+        "ignore_index": call.ignore_index or 0,
+        "HEM": call.hem,
+        "ACTIVE": call.reduction == "active_mean",
+        "IGNORING": call.ignore_index is not None,
+        "WEIGHTED": call.weights is not None,
+        "READ_MARGIN": read,
+        "KEEP": call.keep,
+        "RESIDENT": tile.resident,
+        "COMPUTE": COMPILED[compute],
+        **layout.arguments(),
+        **bits.arguments(),
+        **launched,
+    }
+
+
+def reduced(found: Measured, reduction: str) -> tuple[Tensor, Tensor | None]:
+    """Numerator and denominator."""
+    if reduction == "none":
+        return found.numbers[0], None
+    if reduction == "sum":
+        return found.numbers[0].sum(), None
+    numerator, denominator = found.numbers[:2].sum(1)
+    return numerator, denominator
+
+
+class KeptErrors(Function):
+    """The reduced loss. Its gradient in the logits: a slope at each kept error, and minus their sum at y."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor, call: Call) -> tuple[Tensor, Tensor | None]:
+        found = measure(z, call)
+        assert found.indices is not None
+        assert found.bits is not None
+        ctx.save_for_backward(found.numbers[2], found.indices, found.bits.memory)
+        ctx.bits_strides, ctx.shape, ctx.dtype, ctx.layout = found.bits.strides, z.shape, z.dtype, Layout.of(z).dense
+        numerator, denominator = reduced(found, call.reduction)
+        if denominator is not None:
+            ctx.mark_non_differentiable(denominator)
+        return numerator, denominator
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor, None]:
+        slopes, indices, memory = ctx.saved_tensors
+
+        def gradient(above: Tensor) -> Tensor:
+            image, class_, pixel = ctx.layout.strides
+            strides = (pixel, class_)
+            if len(ctx.shape) == 3:
+                strides = (image if ctx.layout.images > 1 else ctx.shape[2] * pixel, class_, pixel)
+            result = slopes.new_empty_strided(ctx.shape, strides, dtype=ctx.dtype)
+            bits = Bits(memory, ctx.bits_strides)
+            grid, arguments = backward_arguments(result, above, slopes, indices, bits, ctx.layout)
+            with on(result.device):
+                kernels.backward[grid](**arguments)
+            return result
+
+        if not torch.is_grad_enabled():
+            return gradient(upstream), None
+        # To be differentiated once more: linear in what comes from above, constant in the logits.
+        with torch.no_grad():
+            pattern = gradient(torch.ones_like(upstream))
+        if upstream.ndim:
+            upstream = upstream.unsqueeze(1) if len(ctx.shape) == 2 else upstream.view(ctx.shape[0], 1, -1)
+        return (pattern * upstream).to(ctx.dtype), None
+
+
+def backward_arguments(
+    result: Tensor, above: Tensor, slopes: Tensor, indices: Tensor, bits: Bits, layout: Layout
+) -> tuple[tuple[int, ...], dict[str, Any]]:
+    """The backward kernel's grid, and all its arguments by name."""
+    tile = Tile.backward(layout)
+    programs, launched = tile.launch(layout, 16)
+    return (programs, -(-layout.classes // tile.classes)), {
+        "gradient": result,
+        "upstream": above,
+        "slopes": slopes,
+        "indices": indices,
+        "stride_upstream": above.stride(0) if above.ndim else 0,
+        "COMPUTE": COMPILED[slopes.dtype],
+        **layout.arguments(),
+        **bits.arguments(),
+        **launched,
+    }
+
+
+def on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    """Triton launches where the current device is."""
+    if device.type != "cuda" or device.index == torch.cuda.current_device():
+        return contextlib.nullcontext()
+    return torch.cuda.device(device)

@@ -1,0 +1,53 @@
+"""Which implementation computes a margin loss: Triton kernels on a GPU, blocks on a CPU, or else plain operations."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hemspec_torch import blocked
+
+INTERPRETED = False
+"""For tests: tensors on the CPU go to the kernels, which Triton's interpreter runs (TRITON_INTERPRET=1)."""
+
+
+def margin_terms(input: Tensor, target: Tensor, **options: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Numerator and denominator of HEM or of multi-class margin; None leaves them to plain operations."""
+    if torch.compiler.is_compiling() or not isinstance(input, Tensor):
+        return None
+    if not (INTERPRETED or input.is_cuda):
+        return blocked.margin_terms(input, target, **options)
+    fused = kernels(None if INTERPRETED else input.get_device())
+    if fused is None:
+        return None
+    try:
+        terms: tuple[Tensor, Tensor | None] | None = fused.margin_terms(input, target, **options)
+    except fused.KernelError as error:
+        if INTERPRETED:
+            raise
+        warnings.warn(f"hemspec uses plain operations, since its kernels do not run: {error}", stacklevel=3)
+        kernels.cache_clear()
+        broken.add(input.get_device())
+        return None
+    return terms
+
+
+broken: set[int] = set()
+"""GPUs on which the kernels failed."""
+
+
+@functools.cache
+def kernels(device: int | None) -> ModuleType | None:
+    """The module that launches the kernels, imported when first asked for; None where it cannot."""
+    if device is not None and (device in broken or torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0)):
+        return None
+    try:
+        from hemspec_torch import fused
+    except Exception:  # no Triton, or one that does not know what the kernels are written in
+        return None
+    return fused
