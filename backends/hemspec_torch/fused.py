@@ -25,19 +25,23 @@ from hemspec.arguments import (
     representable,
 )
 from hemspec_torch import kernels
-from hemspec_torch.blocked import COMPUTE, INDICES, is_plain
+from hemspec_torch.blocked import COMPUTE, INDICES, SMALLEST, is_plain
 from hemspec_torch.positions import constant, dtype_name
 
-RESIDENT = 1 << 17
-"""Bytes, in the compute dtype, of the largest tile that stays in registers."""
+RESIDENT = 1 << 16
+"""Bytes, in the compute dtype, of the largest tile that stays in registers. Two such tiles fit a multiprocessor of an
+H100, so that one is read while the other is computed with; of twice the size only one would, and spill a little."""
 CHUNK = 1 << 15
 """Bytes of the tile in which more classes than that are looked at, one after the other."""
-SMALLEST_TILE = 1 << 10
-"""Elements: several short rows make a tile."""
-RUNS = (128, 64, 32)
-"""Positions of a tile of adjacent pixels: the most that leave it resident."""
+LONG = 1 << 18
+"""Bytes of a row for which that tile is twice as large: fewer rows are under way, and more of them stay in the cache."""
+SHORT = 1 << 10
+"""Elements: several rows that are shorter make a tile."""
+RUN = 128
+"""Pixels of a tile, where they are adjacent."""
 WRITTEN = 1 << 12
 """Elements of the gradient that a program writes."""
+BITS_ALIGN = kernels.BITS_ALIGN.value
 CLASSES, PIXELS, NOTHING = (
     kernels.CLASSES_ADJACENT.value,
     kernels.PIXELS_ADJACENT.value,
@@ -86,15 +90,15 @@ class Layout(NamedTuple):
             strides = (self.classes * self.pixels, self.pixels, 1)
         return self._replace(strides=strides)
 
-    def arguments(self) -> dict[str, Any]:
-        """The kernels' arguments; see `kernels.lengths`."""
+    def arguments(self, most: int = 16) -> dict[str, Any]:
+        """The kernels' arguments; see `kernels.lengths`. As many elements as `most` may be read at once."""
         image, class_, pixel = self.strides
         classes, pixels, adjacent, align = self.classes, self.pixels, self.adjacent, 1
         if adjacent == CLASSES:
-            align = math.gcd(16, classes, image, pixel)
+            align = math.gcd(most, classes, image, pixel)
             classes, image, pixel = classes // align, image // align, pixel // align
         elif adjacent == PIXELS:
-            align = math.gcd(16, pixels, image, class_)
+            align = math.gcd(most, pixels, image, class_)
             pixels, image, class_ = pixels // align, image // align, class_ // align
         return {
             "classes": classes,
@@ -108,27 +112,23 @@ class Layout(NamedTuple):
 
 
 class Bits(NamedTuple):
-    """The mask of kept errors, eight classes in a byte, and its strides by image, byte and pixel."""
+    """The mask of kept errors, eight classes in a byte, in the logits' order; rows begin at multiples of 16."""
 
     memory: Tensor
-    strides: tuple[int, int, int]
+    image: int  # the strides by image, and by pixel or byte, whichever are not adjacent: in multiples of 16
+    other: int
 
     @classmethod
     def empty(cls, layout: Layout, device: torch.device) -> Bits:
-        """In the logits' order. Rows begin at multiples of 16 bytes."""
-        bytes_, pixels = -(-layout.classes // 8), layout.pixels
+        rows, row = -(-layout.classes // 8), layout.pixels
         if layout.adjacent == CLASSES:
-            row = -(-bytes_ // 16) * 16
-            strides = (pixels * row, 1, row)
-        else:
-            row = -(-pixels // 16) * 16
-            strides = (bytes_ * row, row, 1)
-        size = layout.images * (pixels * row if strides[1] == 1 else bytes_ * row)
-        return cls(torch.empty(size, dtype=torch.uint8, device=device), strides)
+            rows, row = row, rows
+        row = -(-row // BITS_ALIGN)
+        memory = torch.empty(layout.images * rows * row * BITS_ALIGN, dtype=torch.uint8, device=device)
+        return cls(memory, rows * row, row)
 
     def arguments(self) -> dict[str, Any]:
-        image, byte, pixel = self.strides
-        return {"bits": self.memory, "bits_image": image, "bits_byte": byte, "bits_pixel": pixel}
+        return {"bits": self.memory, "bits_image": self.image, "bits_other": self.other}
 
 
 def power(number: int) -> int:
@@ -137,37 +137,36 @@ def power(number: int) -> int:
 
 
 class Tile(NamedTuple):
-    """What a program looks at, at once."""
+    """What a program looks at, at once, and how many elements of it a thread has."""
 
     positions: int
     classes: int
     resident: bool
+    per_thread: int
 
     @classmethod
     def forward(cls, layout: Layout, itemsize: int) -> Tile:
+        """Rows, or a thread for each of 128 pixels, which then sees all classes: nothing is exchanged."""
         most, chunk = RESIDENT // itemsize, CHUNK // itemsize
         classes, pixels = max(8, power(layout.classes)), power(layout.pixels)
         if layout.adjacent == CLASSES:
             if classes > most:
-                return cls(1, chunk, False)
-            return cls(min(max(1, SMALLEST_TILE // classes), pixels), classes, True)
-        for positions in RUNS:
-            if positions * classes <= most // 2:
-                return cls(min(positions, pixels), classes, True)
-        positions = min(RUNS[1], pixels)
-        return cls(positions, max(8, chunk // 2 // positions), False)
+                return cls(1, 2 * chunk if classes > LONG // itemsize else chunk, False, 16)
+            return cls(min(max(1, SHORT // classes), pixels), classes, True, 32)
+        shown = min(classes, max(8, most // (2 * RUN)))
+        return cls(min(RUN, pixels), shown, shown == classes, shown)
 
     @classmethod
     def backward(cls, layout: Layout) -> Tile:
         pixels = power(layout.pixels)
-        positions = 1 if layout.adjacent == CLASSES else min(RUNS[0], pixels)
-        classes = min(max(8, power(layout.classes)), max(8, WRITTEN // positions))
-        return cls(min(max(positions, SMALLEST_TILE // classes), pixels), classes, False)
+        together = 1 if layout.adjacent == CLASSES else RUN
+        classes = min(max(8, power(layout.classes)), max(8, WRITTEN // together))
+        return cls(min(max(1, WRITTEN // classes), pixels), classes, False, 16)
 
-    def launch(self, layout: Layout, per_thread: int) -> tuple[int, dict[str, Any]]:
+    def launch(self, layout: Layout) -> tuple[int, dict[str, Any]]:
         """The number of programs along the positions; arguments of any kernel on this tile."""
         tiles = -(-layout.pixels // self.positions)
-        threads = self.positions * self.classes // per_thread
+        threads = self.positions * self.classes // self.per_thread
         return layout.images * tiles, {
             "positions": layout.positions,
             "tiles": tiles,
@@ -273,16 +272,14 @@ def measure(z: Tensor, call: Call) -> Measured:
     return Measured(numbers, indices, bits)
 
 
-def forward_arguments(
-    z: Tensor, call: Call, layout: Layout, found: Measured
-) -> tuple[tuple[int, ...], dict[str, Any]]:
+def forward_arguments(z: Tensor, call: Call, layout: Layout, found: Measured) -> tuple[tuple[int, ...], dict[str, Any]]:
     """The forward kernel's grid, and all its arguments by name."""
     compute = found.numbers.dtype
     tile = Tile.forward(layout, compute.itemsize)
-    programs, launched = tile.launch(layout, 32 if tile.resident else 16)
+    programs, launched = tile.launch(layout)
     read = isinstance(call.margin, Tensor)
     low, high = torch.aminmax(call.margin) if read else (z, z)  # NaN if there is one
-    bits = found.bits or Bits(found.numbers, (0, 0, 0))  # nothing is written there
+    bits = found.bits or Bits(found.numbers, 0, 0)  # nothing is written there
     return (programs,), {
         "logits": z,
         "labels": call.labels,
@@ -305,7 +302,8 @@ def forward_arguments(
         "KEEP": call.keep,
         "RESIDENT": tile.resident,
         "COMPUTE": COMPILED[compute],
-        **layout.arguments(),
+        "SMALLEST": SMALLEST[compute],
+        **layout.arguments(16 if layout.adjacent == CLASSES else 1),
         **bits.arguments(),
         **launched,
     }
@@ -330,7 +328,7 @@ class KeptErrors(Function):
         assert found.indices is not None
         assert found.bits is not None
         ctx.save_for_backward(found.numbers[2], found.indices, found.bits.memory)
-        ctx.bits_strides, ctx.shape, ctx.dtype, ctx.layout = found.bits.strides, z.shape, z.dtype, Layout.of(z).dense
+        ctx.bits_strides, ctx.shape, ctx.dtype, ctx.layout = found.bits[1:], z.shape, z.dtype, Layout.of(z).dense
         numerator, denominator = reduced(found, call.reduction)
         if denominator is not None:
             ctx.mark_non_differentiable(denominator)
@@ -346,7 +344,7 @@ class KeptErrors(Function):
             if len(ctx.shape) == 3:
                 strides = (image if ctx.layout.images > 1 else ctx.shape[2] * pixel, class_, pixel)
             result = slopes.new_empty_strided(ctx.shape, strides, dtype=ctx.dtype)
-            bits = Bits(memory, ctx.bits_strides)
+            bits = Bits(memory, *ctx.bits_strides)
             grid, arguments = backward_arguments(result, above, slopes, indices, bits, ctx.layout)
             with on(result.device):
                 kernels.backward[grid](**arguments)
@@ -367,7 +365,7 @@ def backward_arguments(
 ) -> tuple[tuple[int, ...], dict[str, Any]]:
     """The backward kernel's grid, and all its arguments by name."""
     tile = Tile.backward(layout)
-    programs, launched = tile.launch(layout, 16)
+    programs, launched = tile.launch(layout)
     return (programs, -(-layout.classes // tile.classes)), {
         "gradient": result,
         "upstream": above,

@@ -8,6 +8,10 @@ A tile that holds all classes is *resident*: it is read once and stays in regist
 several tiles and HEM reads them twice, since it needs the threshold first; the second pass runs backwards, because what
 was read last is still in the cache.
 
+A bfloat16 comes from memory every 0.14 clock cycles of a multiprocessor, in which it issues 18 instructions a lane: that
+is all that an entry may cost. So a mask is made for eight classes where it can be, the true class is looked for in the
+one tile that has it, and a number that is shared is computed in 32 bits and divided by once.
+
 Importing this file imports Triton. `fused` calls the kernels, and says what the arguments are.
 """
 
@@ -17,11 +21,12 @@ import triton.language as tl
 CLASSES_ADJACENT = tl.constexpr(0)
 PIXELS_ADJACENT = tl.constexpr(1)
 NOTHING_ADJACENT = tl.constexpr(2)
+BITS_ALIGN = tl.constexpr(16)
 
 
 @triton.jit
 def lengths(classes, pixels, stride_image, stride_class, stride_pixel, ADJACENT: tl.constexpr, ALIGN: tl.constexpr):
-    """Sizes and strides. Multiples of `ALIGN` come divided by it, so that the compiler sees how far it can vectorise."""
+    """Sizes and strides. Multiples of `ALIGN` come divided by it, so that the compiler sees how far it may vectorise."""
     if ADJACENT == CLASSES_ADJACENT:
         return classes * ALIGN, pixels, stride_image * ALIGN, 1, stride_pixel * ALIGN
     elif ADJACENT == PIXELS_ADJACENT:
@@ -31,11 +36,26 @@ def lengths(classes, pixels, stride_image, stride_class, stride_pixel, ADJACENT:
 
 
 @triton.jit
+def bit_strides(image, other, ADJACENT: tl.constexpr):
+    """By image, byte and pixel, from multiples of `BITS_ALIGN`."""
+    if ADJACENT == CLASSES_ADJACENT:
+        return image * BITS_ALIGN, 1, other * BITS_ALIGN
+    else:
+        return image * BITS_ALIGN, other * BITS_ALIGN, 1
+
+
+@triton.jit
 def places(tiles, pixels, POSITIONS: tl.constexpr):
     """The image of this program, its pixels, and which of them exist."""
     program = tl.program_id(0)
     pixel = (program % tiles) * POSITIONS + tl.arange(0, POSITIONS)
-    return (program // tiles).to(tl.int64), pixel, pixel < pixels
+    return program // tiles, pixel, pixel < pixels
+
+
+@triton.jit
+def starts(image, pixel, stride_image, stride_pixel):
+    """Where pixels begin. 32 bits may not hold it."""
+    return image.to(tl.int64) * stride_image + pixel.to(tl.int64) * stride_pixel
 
 
 @triton.jit
@@ -48,10 +68,11 @@ def steps(count, stride, ADJACENT: tl.constexpr):
 
 
 @triton.jit
-def columns(start, CLASSES: tl.constexpr):
-    """The classes of a tile, ``(1, classes / 8, 8)``."""
-    eights = tl.arange(0, CLASSES // 8) * 8
-    return start + eights[None, :, None] + tl.arange(0, 8)[None, None, :]
+def columns(start, classes, CLASSES: tl.constexpr, EIGHTS: tl.constexpr):
+    """The classes of a tile, ``(1, classes / 8, 8)``, and which of them exist: by eights where all or none of them do."""
+    eights = start + tl.arange(0, CLASSES // 8)[None, :, None] * 8
+    column = eights + tl.arange(0, 8)[None, None, :]
+    return column, (eights if EIGHTS else column) < classes
 
 
 @triton.jit
@@ -61,14 +82,45 @@ def across(numbers):
 
 
 @triton.jit
-def added(tile):
-    """The sum over all classes of a tile."""
-    return tl.sum(tl.sum(tile, 2), 1)
+def read_errors(
+    row,
+    start,
+    classes,
+    there,
+    y,
+    z_y,
+    margin,
+    stride,
+    CLASSES: tl.constexpr,
+    ADJACENT: tl.constexpr,
+    EIGHTS: tl.constexpr,
+    SEVERAL: tl.constexpr,
+    COMPUTE: tl.constexpr,
+):
+    """e of a tile: 0 at the true class and where no class is. A NaN stays one."""
+    column, exists = columns(start, classes, CLASSES, EIGHTS)
+    z = tl.load(row + steps(column, stride, ADJACENT), mask=there & exists, other=0.0).to(COMPUTE)
+    difference = (z - across(z_y)) + across(margin)
+    errors = tl.where(difference <= 0, 0.0, difference)
+    if SEVERAL:
+        return tl.where(exists & (column != across(y)), errors, 0.0)
+    else:
+        true = tl.max(y, 0)
+        if (start + CLASSES > classes) | ((true >= start) & (true < start + CLASSES)):
+            errors = tl.where(exists & (column != true), errors, 0.0)
+        return errors
 
 
 @triton.jit
-def largest_of(tile):
-    return tl.max(tl.max(tile, 2), 1)
+def fall_short(reference, errors, start, classes, CLASSES: tl.constexpr, EIGHTS: tl.constexpr):
+    """By how much the errors of each eight fall short of a reference, together."""
+    _, exists = columns(start, classes, CLASSES, EIGHTS)
+    shortfall = across(reference) - errors
+    if EIGHTS:
+        first = start + tl.arange(0, CLASSES // 8)[None, :] * 8
+        return tl.where(first < classes, tl.sum(shortfall, 2), 0.0)
+    else:
+        return tl.sum(tl.where(exists, shortfall, 0.0), 2)
 
 
 @triton.jit
@@ -81,44 +133,54 @@ def quotient(a, b, COMPUTE: tl.constexpr):
 
 
 @triton.jit
-def read_errors(
-    row,
-    column,
-    there,
-    classes,
-    y,
-    z_y,
-    margin,
-    stride_class,
-    ADJACENT: tl.constexpr,
-    COMPUTE: tl.constexpr,
-):
-    """e of a tile: 0 at the true class and where no class is. A NaN stays one."""
-    z = tl.load(row + steps(column, stride_class, ADJACENT), mask=there & (column < classes), other=0.0).to(COMPUTE)
-    difference = (z - across(z_y)) + across(margin)
-    rival = (column < classes) & (column != across(y))
-    return tl.where(rival, tl.where(difference <= 0, 0.0, difference), 0.0)
+def threshold(reference, shortfall, largest, size, SMALLEST: tl.constexpr, COMPUTE: tl.constexpr):
+    """Errors that are not below it are kept: the mean error, and never more than the largest.
+
+    Args:
+        reference: an error, or 0.
+        shortfall: how much all errors together fall short of `reference`. Near it the differences are exact, so that
+            equal errors have a mean that does not exceed them, in any order of summation.
+    """
+    mean = tl.minimum(reference - quotient(shortfall, size, COMPUTE), largest)
+    return tl.maximum(tl.where(largest == float("inf"), largest, mean), SMALLEST)
 
 
 @triton.jit
-def is_kept(errors, largest, shortfall, classes, HEM: tl.constexpr):
-    """K: those of the positive errors that are not below their mean. See `functional.kept_errors` for the form."""
-    kept = errors > 0
-    if HEM:
-        high = (across(largest) - errors) * classes <= across(shortfall)
-        kept = kept & tl.where(across(largest) == float("inf"), errors == across(largest), high)
-    return kept | (errors != errors)
+def keep(errors, limit):
+    """The sum of the kept errors of each eight; and a bit for each of them, with their number in the bits from 16 on.
+
+    A NaN is not below anything: it is kept, and no sum loses it.
+    """
+    low = errors < across(limit)
+    codes = (1 << tl.arange(0, 8)[None, None, :]) + (1 << 16)
+    return tl.sum(tl.where(low, 0.0, errors), 2), tl.sum(tl.where(low, 0, codes), 2)
 
 
 @triton.jit
-def write_bits(bits, kept, start, there, stride, classes, CLASSES: tl.constexpr, ADJACENT: tl.constexpr):
+def write_bits(bits, codes, start, there, stride, classes, CLASSES: tl.constexpr, ADJACENT: tl.constexpr):
     """A bit for each class of a tile."""
     byte = start // 8 + tl.arange(0, CLASSES // 8)[None, :]
-    packed = tl.sum(tl.where(kept, 1 << tl.arange(0, 8)[None, None, :], 0), 2)
-    tl.store(bits + steps(byte, stride, ADJACENT), packed.to(tl.uint8), mask=there & (byte * 8 < classes))
+    tl.store(bits + steps(byte, stride, ADJACENT), codes.to(tl.uint8), mask=there & (byte * 8 < classes))
 
 
-@triton.jit
+# An integer that is 1 or a multiple of 16 is no reason to compile again: `lengths` says what is to be known.
+@triton.jit(
+    do_not_specialize=[
+        "positions",
+        "tiles",
+        "classes",
+        "pixels",
+        "stride_image",
+        "stride_class",
+        "stride_pixel",
+        "stride_label",
+        "stride_weight",
+        "stride_margin",
+        "bits_image",
+        "bits_other",
+        "ignore_index",
+    ]
+)
 def forward(
     logits,
     labels,
@@ -140,8 +202,7 @@ def forward(
     stride_weight,
     stride_margin,
     bits_image,
-    bits_byte,
-    bits_pixel,
+    bits_other,
     margin,
     ignore_index,
     HEM: tl.constexpr,
@@ -156,17 +217,21 @@ def forward(
     CLASSES: tl.constexpr,
     RESIDENT: tl.constexpr,
     COMPUTE: tl.constexpr,
+    SMALLEST: tl.constexpr,
 ):
     classes, pixels, stride_image, stride_class, stride_pixel = lengths(
         classes, pixels, stride_image, stride_class, stride_pixel, ADJACENT, ALIGN
     )
+    bits_image, bits_byte, bits_pixel = bit_strides(bits_image, bits_other, ADJACENT)
+    EIGHTS: tl.constexpr = ADJACENT == CLASSES_ADJACENT and ALIGN % 8 == 0
+    SEVERAL: tl.constexpr = RESIDENT or POSITIONS > 1
     image, pixel, inside = places(tiles, pixels, POSITIONS)
     position = image * pixels + pixel
 
     # Which positions exist, what they are, what they weigh; `good` is False where a value is none of those allowed.
     label = tl.load(labels + position * stride_label, mask=inside, other=0).to(tl.int64)
     valid, good = inside, (label >= 0) & (label < classes)
-    y = tl.where(good, label, 0)
+    y = tl.where(good, label, 0).to(tl.int32)
     weight = tl.full([POSITIONS], 1.0, COMPUTE)
     if IGNORING:
         valid = valid & (label != ignore_index)
@@ -176,76 +241,98 @@ def forward(
         weight = tl.where((weight >= 0) & (weight < float("inf")), weight, float("nan"))
     if READ_MARGIN:
         m = tl.load(margins + y * stride_margin).to(COMPUTE)
-        good = good & (tl.load(margin_low) >= 0) & (tl.load(margin_high) < float("inf"))
+        low = tl.full([POSITIONS], tl.load(margin_low), tl.float64)
+        high = tl.full([POSITIONS], tl.load(margin_high), tl.float64)
+        good = good & (low >= 0) & (high < float("inf"))
     else:
         m = tl.full([POSITIONS], margin, COMPUTE)
 
-    start_of_row = image * stride_image + pixel.to(tl.int64) * stride_pixel
-    z_y = tl.load(logits + start_of_row + y * stride_class, mask=valid, other=0.0).to(COMPUTE)
-    row = across(logits + start_of_row)
+    rows = logits + starts(image, pixel, stride_image, stride_pixel)
+    z_y = tl.load(rows + steps(y, stride_class, ADJACENT), mask=valid, other=0.0).to(COMPUTE)
+    row = across(rows)
     # What does not exist need not be read, where that does not break up the runs that are read at once.
     there = across(valid if ADJACENT == CLASSES_ADJACENT else inside)
-    bits_row = (bits + image * bits_image + pixel.to(tl.int64) * bits_pixel)[:, None]
+    bits_row = (bits + starts(image, pixel, bits_image, bits_pixel))[:, None]
 
-    shortfall = tl.zeros([POSITIONS], COMPUTE)
+    size = tl.full([POSITIONS], 1, tl.int32) * classes
+    limit = tl.full([POSITIONS], SMALLEST, COMPUTE)
     if RESIDENT:
-        column = columns(0, CLASSES)
-        errors = read_errors(row, column, there, classes, y, z_y, m, stride_class, ADJACENT, COMPUTE)
-        largest = largest_of(errors)
+        errors = read_errors(
+            row, 0, classes, there, y, z_y, m, stride_class, CLASSES, ADJACENT, EIGHTS, SEVERAL, COMPUTE
+        )
         if HEM:
-            shortfall = added(tl.where(column < classes, across(largest) - errors, 0.0))
-        kept = is_kept(errors, largest, shortfall, classes, HEM)
-        count, total = added(kept.to(tl.int32)), added(tl.where(kept, errors, 0.0))
+            largest = tl.max(tl.max(errors, 2), 1)
+            shortfall = tl.sum(fall_short(largest, errors, 0, classes, CLASSES, EIGHTS), 1)
+            limit = threshold(largest, shortfall, largest, size, SMALLEST, COMPUTE)
+        totals, codes = keep(errors, limit)
+        counts = codes >> 16
         if KEEP:
-            write_bits(bits_row, kept, 0, inside[:, None], bits_byte, classes, CLASSES, ADJACENT)
+            write_bits(bits_row, codes, 0, inside[:, None], bits_byte, classes, CLASSES, ADJACENT)
     else:
         last = (classes - 1) // CLASSES
-        largest = tl.zeros([POSITIONS], COMPUTE)
         if HEM:
-            # Each element of the tile has a maximum of its own and the shortfalls of what it has seen from that, so
-            # that nothing is exchanged between threads until the end. Where all errors are equal every term is 0.
-            peaks = tl.zeros([POSITIONS, CLASSES // 8, 8], COMPUTE)
-            short = tl.zeros([POSITIONS, CLASSES // 8, 8], COMPUTE)
+            # The largest of the first tile stands for the largest of all, which is not known yet. Where it is far
+            # below, so is the mean error below the large ones, and no rounding brings it there.
+            errors = read_errors(
+                row, 0, classes, there, y, z_y, m, stride_class, CLASSES, ADJACENT, EIGHTS, SEVERAL, COMPUTE
+            )
+            reference = tl.max(tl.max(errors, 2), 1)
+            peaks = tl.zeros([POSITIONS, CLASSES // 8], COMPUTE)
+            shortfalls = tl.zeros([POSITIONS, CLASSES // 8], COMPUTE)
             for i in range(0, last + 1):
-                column = columns(i * CLASSES, CLASSES)
-                errors = read_errors(row, column, there, classes, y, z_y, m, stride_class, ADJACENT, COMPUTE)
-                higher = tl.maximum(peaks, errors)
-                grown = short + (higher - peaks) * i + (higher - errors)
-                short = tl.where(column < classes, grown, short)
-                peaks = tl.where(column < classes, higher, peaks)
-            largest = largest_of(peaks)
-            seen = last + (columns(last * CLASSES, CLASSES) < classes).to(tl.int32)
-            shortfall = added(short + (across(largest) - peaks) * seen)
-        counts = tl.zeros([POSITIONS, CLASSES // 8, 8], tl.int32)
-        totals = tl.zeros([POSITIONS, CLASSES // 8, 8], COMPUTE)
+                start = i * CLASSES
+                errors = read_errors(
+                    row, start, classes, there, y, z_y, m, stride_class, CLASSES, ADJACENT, EIGHTS, SEVERAL, COMPUTE
+                )
+                peaks = tl.maximum(peaks, tl.max(errors, 2))
+                shortfalls += fall_short(reference, errors, start, classes, CLASSES, EIGHTS)
+            limit = threshold(reference, tl.sum(shortfalls, 1), tl.max(peaks, 1), size, SMALLEST, COMPUTE)
+        counts = tl.zeros([POSITIONS, CLASSES // 8], tl.int32)
+        totals = tl.zeros([POSITIONS, CLASSES // 8], COMPUTE)
         for i in range(0, last + 1):
             start = (last - i) * CLASSES
-            column = columns(start, CLASSES)
-            errors = read_errors(row, column, there, classes, y, z_y, m, stride_class, ADJACENT, COMPUTE)
-            kept = is_kept(errors, largest, shortfall, classes, HEM)
-            counts += kept.to(tl.int32)
-            totals += tl.where(kept, errors, 0.0)
+            errors = read_errors(
+                row, start, classes, there, y, z_y, m, stride_class, CLASSES, ADJACENT, EIGHTS, SEVERAL, COMPUTE
+            )
+            more, codes = keep(errors, limit)
+            totals += more
+            counts += codes >> 16
             if KEEP:
-                write_bits(bits_row, kept, start, inside[:, None], bits_byte, classes, CLASSES, ADJACENT)
-        count, total = added(counts), added(totals)
+                write_bits(bits_row, codes, start, inside[:, None], bits_byte, classes, CLASSES, ADJACENT)
 
-    size = tl.maximum(count, 1) if HEM else tl.full([POSITIONS], 1, tl.int32) * classes
-    value = tl.where(good, quotient(total, size, COMPUTE), float("nan")) * tl.where(weight == weight, 1.0, weight)
+    count, total = tl.sum(counts, 1), tl.sum(totals, 1)
+    if HEM:
+        size = tl.maximum(count, 1)
+    share = quotient(tl.where(weight == weight, 1.0, weight), size, COMPUTE)
+    value = tl.where(good, total * share, float("nan"))
     spoilt = value != value
     counted = valid
     if ACTIVE:
         counted = valid & ((value > 0) | spoilt)
-    slope = tl.where(count > 0, quotient(weight, size, COMPUTE), 0.0)
+    slope = tl.where(count > 0, weight * share, 0.0)
     slope = tl.where(valid, tl.where(spoilt, float("nan"), slope), 0.0)
     tl.store(numbers + position, tl.where(valid, value * weight, 0.0), mask=inside)
     tl.store(numbers + positions + position, tl.where(counted, weight, 0.0), mask=inside)
     if KEEP:
         tl.store(numbers + 2 * positions + position, slope, mask=inside)
-        tl.store(indices + position, y.to(tl.int32), mask=inside)
+        tl.store(indices + position, y, mask=inside)
         tl.store(indices + positions + position, count, mask=inside)
 
 
-@triton.jit
+@triton.jit(
+    do_not_specialize=[
+        "positions",
+        "tiles",
+        "classes",
+        "pixels",
+        "stride_image",
+        "stride_class",
+        "stride_pixel",
+        "stride_upstream",
+        "bits_image",
+        "bits_other",
+    ]
+)
 def backward(
     gradient,
     upstream,
@@ -261,8 +348,7 @@ def backward(
     stride_pixel,
     stride_upstream,
     bits_image,
-    bits_byte,
-    bits_pixel,
+    bits_other,
     ADJACENT: tl.constexpr,
     ALIGN: tl.constexpr,
     POSITIONS: tl.constexpr,
@@ -272,6 +358,8 @@ def backward(
     classes, pixels, stride_image, stride_class, stride_pixel = lengths(
         classes, pixels, stride_image, stride_class, stride_pixel, ADJACENT, ALIGN
     )
+    bits_image, bits_byte, bits_pixel = bit_strides(bits_image, bits_other, ADJACENT)
+    EIGHTS: tl.constexpr = ADJACENT == CLASSES_ADJACENT and ALIGN % 8 == 0
     image, pixel, inside = places(tiles, pixels, POSITIONS)
     position = image * pixels + pixel
     slope = tl.load(slopes + position, mask=inside, other=0.0)
@@ -280,16 +368,17 @@ def backward(
     above = tl.load(upstream + position * stride_upstream, mask=inside, other=0.0).to(COMPUTE)
     # A slope of 0 has no errors or no position behind it, and stays 0 whatever comes from above.
     scaled = tl.where(slope == 0, 0.0, slope * above)
-    spoilt = across(slope != slope)
 
     start = tl.program_id(1) * CLASSES
-    column = columns(start, CLASSES)
+    column, exists = columns(start, classes, CLASSES, EIGHTS)
     byte = (start // 8 + tl.arange(0, CLASSES // 8))[None, :, None]
-    bits_row = bits + image * bits_image + pixel.to(tl.int64) * bits_pixel
+    bits_row = across(bits + starts(image, pixel, bits_image, bits_pixel))
     there = across(inside)
-    packed = tl.load(across(bits_row) + steps(byte, bits_byte, ADJACENT), mask=there & (byte * 8 < classes), other=0).to(tl.int32)
-    kept = ((packed >> tl.arange(0, 8)[None, None, :]) & 1) != 0
-    result = tl.where(kept | spoilt, across(scaled), 0.0)
+    packed = tl.load(bits_row + steps(byte, bits_byte, ADJACENT), mask=there & (byte * 8 < classes), other=0)
+    packed = tl.where(across(slope == slope), packed, 255)  # a spoilt row is NaN throughout
+    kept = ((packed.to(tl.int32) >> tl.arange(0, 8)[None, None, :]) & 1) != 0
+    result = tl.where(kept, across(scaled), 0.0)
     result = tl.where(column == across(y), across(-scaled * count.to(COMPUTE)), result)
-    row = across(gradient + image * stride_image + pixel.to(tl.int64) * stride_pixel)
-    tl.store(row + steps(column, stride_class, ADJACENT), result.to(gradient.dtype.element_ty), mask=there & (column < classes))
+    row = across(gradient + starts(image, pixel, stride_image, stride_pixel))
+    values = result.to(gradient.dtype.element_ty)
+    tl.store(row + steps(column, stride_class, ADJACENT), values, mask=there & exists)

@@ -20,19 +20,21 @@ def margin_terms(input: Tensor, target: Tensor, **options: Any) -> tuple[Tensor,
     """Numerator and denominator of HEM or of multi-class margin; None leaves them to plain operations."""
     if torch.compiler.is_compiling() or not isinstance(input, Tensor):
         return None
-    if not (INTERPRETED or input.is_cuda):
+    if INTERPRETED:
+        from hemspec_torch import fused
+
+        return fused.margin_terms(input, target, **options)
+    if not input.is_cuda:
         return blocked.margin_terms(input, target, **options)
-    fused = kernels(None if INTERPRETED else input.get_device())
-    if fused is None:
+    launcher = kernels(input.get_device())
+    if launcher is None:
         return None
     try:
-        terms: tuple[Tensor, Tensor | None] | None = fused.margin_terms(input, target, **options)
-    except fused.KernelError as error:
-        if INTERPRETED:
-            raise
-        warnings.warn(f"hemspec uses plain operations, since its kernels do not run: {error}", stacklevel=3)
-        kernels.cache_clear()
+        terms: tuple[Tensor, Tensor | None] | None = launcher.margin_terms(input, target, **options)
+    except launcher.KernelError as error:
         broken.add(input.get_device())
+        kernels.cache_clear()
+        warnings.warn(f"hemspec uses plain operations, since its kernels do not run: {error}", stacklevel=4)
         return None
     return terms
 
@@ -42,9 +44,9 @@ broken: set[int] = set()
 
 
 @functools.cache
-def kernels(device: int | None) -> ModuleType | None:
-    """The module that launches the kernels, imported when first asked for; None where it cannot."""
-    if device is not None and (device in broken or torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0)):
+def kernels(device: int) -> ModuleType | None:
+    """The module that launches the kernels, imported when a GPU first needs it; None where they cannot run."""
+    if device in broken or torch.version.hip or torch.cuda.get_device_capability(device) < (8, 0):
         return None
     try:
         from hemspec_torch import fused

@@ -97,6 +97,8 @@ class Mode:
       not beyond the core cases. For a second mode that traces what another one was asked in full.
     - "core": the core cases in the first two dtypes. For a mode that compiles for seconds.
     """
+    losses: Collection[str] = ()
+    """Those that it is about; empty means all that the adapter offers."""
     skip: str = ""
     """Why the mode cannot run here ("no CUDA device"); its checks are then reported as skipped."""
 

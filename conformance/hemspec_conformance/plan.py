@@ -48,7 +48,7 @@ def plan(backend: Backend, *, full: bool = False, examples: int | None = None) -
     checks = list(adapter_checks(backend))
     checks += [Check("vector", loss, "", "", "", nothing, not_offered=True) for loss in LOSSES if loss not in offered]
     for mode in backend.modes:
-        for loss in offered:
+        for loss in (loss for loss in offered if not mode.losses or loss in mode.losses):
             checks += vector_checks(backend, loss, mode, full)
             checks += rejection_checks(backend, loss, mode, full)
             if full or mode is backend.modes[0]:

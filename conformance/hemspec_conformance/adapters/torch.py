@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 
 import hemspec.torch
 from hemspec_conformance.adapter import LOSSES, Array, Call, Mode
+from hemspec_torch import selection
 
 name = "torch"
 spec_version = 1
@@ -19,6 +22,12 @@ losses = tuple(LOSSES)
 argument_names = {"logits": "input", "labels": "target"}
 
 NO_CUDA = "" if torch.cuda.is_available() else "PyTorch finds no CUDA device"
+NO_TRITON = "" if importlib.util.find_spec("triton") else "Triton is not installed"
+if NO_CUDA:
+    # Triton decides when it is imported, by `torch._dynamo` below among others. On a GPU its kernels are compiled.
+    os.environ["TRITON_INTERPRET"] = "1"
+else:
+    NO_TRITON = "the kernels run on the CUDA device"
 EAGER = Mode("eager")
 MODULE = Mode("module")
 GRAPH = Mode("graph", dtypes=("float32", "float64", "bfloat16"), reads_values=False, coverage="first dtype")
@@ -32,6 +41,16 @@ DYNAMIC = Mode(
     reads_values=False,
     coverage="core",
 )
+INTERPRETED = Mode(
+    "eager",
+    setting="triton_interpreter",
+    dtypes=("float32", "bfloat16", "float16", "float64"),
+    reads_values=False,
+    coverage="first dtype",
+    losses=("hem_loss", "multi_margin_loss"),
+    skip=NO_TRITON,
+)
+"""The kernels for a GPU, run on the CPU by Triton's interpreter: milliseconds for each program."""
 VMAP = Mode("vmap", reads_values=False, per_example=True)
 modes = (
     EAGER,
@@ -41,6 +60,7 @@ modes = (
     Mode("eager", setting="autocast_float16", refusals=False),
     Mode("eager", setting="deterministic", refusals=False),
     Mode("eager", device="cuda", reads_values=False, skip=NO_CUDA),
+    INTERPRETED,
     MODULE,
     VMAP,
     GRAPH,
@@ -155,5 +175,12 @@ def setting(name: str) -> Iterator[None]:
             yield
         finally:
             torch.use_deterministic_algorithms(False)
+    elif name == "triton_interpreter":
+        selection.INTERPRETED = True
+        try:
+            with np.errstate(invalid="ignore"):  # the interpreter computes in NumPy, where inf - inf is worth a warning
+                yield
+        finally:
+            selection.INTERPRETED = False
     else:
         yield
