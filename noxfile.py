@@ -25,7 +25,8 @@ ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
 STACK = WORK / "stack"
 EXTRAS = "torch,keras,jax,conformance,benchmark"
-TOOLS = ("tensorflow-cpu", "ruff", "mypy", "pytest-xdist")  # TensorFlow's smaller build; the extra names the usual one
+TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist")
+"""TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA."""
 BACKENDS = {
     "numpy": {},
     "torch": {},

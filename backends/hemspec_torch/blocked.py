@@ -104,7 +104,7 @@ def add_up(values: Tensor, weights: Tensor | None, reduction: str) -> tuple[Tens
 
 
 def is_plain(tensor: Any, device: str = "cpu") -> bool:
-    """A tensor of numbers in the memory of such a device: nothing traced, mapped, compiled or watched by forward mode."""
+    """A tensor of numbers on such a device: nothing traced, mapped, compiled or watched by forward mode."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.device.type == device

@@ -34,20 +34,18 @@ H100, so that one is read while the other is computed with; of twice the size on
 CHUNK = 1 << 15
 """Bytes of the tile in which more classes than that are looked at, one after the other."""
 LONG = 1 << 18
-"""Bytes of a row for which that tile is twice as large: fewer rows are under way, and more of them stay in the cache."""
+"""Bytes of a row from which on that tile is twice as large: fewer rows are under way, and stay in the cache."""
 SHORT = 1 << 10
 """Elements: several rows that are shorter make a tile."""
 RUN = 128
 """Pixels of a tile, where they are adjacent."""
 WRITTEN = 1 << 12
 """Elements of the gradient that a program writes."""
-BITS_ALIGN = kernels.BITS_ALIGN.value
-CLASSES, PIXELS, NOTHING = (
-    kernels.CLASSES_ADJACENT.value,
-    kernels.PIXELS_ADJACENT.value,
-    kernels.NOTHING_ADJACENT.value,
-)
-COMPILED = {torch.float32: kernels.tl.float32, torch.float64: kernels.tl.float64}
+BITS_ALIGN: int = kernels.BITS_ALIGN.value
+CLASSES: int = kernels.CLASSES_ADJACENT.value
+PIXELS: int = kernels.PIXELS_ADJACENT.value
+NOTHING: int = kernels.NOTHING_ADJACENT.value
+COMPILED = {torch.float32: kernels.FLOAT32, torch.float64: kernels.FLOAT64}
 
 
 class KernelError(RuntimeError):
@@ -60,7 +58,7 @@ class Layout(NamedTuple):
     images: int
     classes: int
     pixels: int
-    strides: tuple[int, int, int]
+    strides: tuple[int, ...]
 
     @classmethod
     def of(cls, z: Tensor) -> Layout:
@@ -277,28 +275,28 @@ def forward_arguments(z: Tensor, call: Call, layout: Layout, found: Measured) ->
     compute = found.numbers.dtype
     tile = Tile.forward(layout, compute.itemsize)
     programs, launched = tile.launch(layout)
-    read = isinstance(call.margin, Tensor)
-    low, high = torch.aminmax(call.margin) if read else (z, z)  # NaN if there is one
+    margins = call.margin if isinstance(call.margin, Tensor) else None
+    low, high = (z, z) if margins is None else torch.aminmax(margins)  # NaN if there is one
     bits = found.bits or Bits(found.numbers, 0, 0)  # nothing is written there
     return (programs,), {
         "logits": z,
         "labels": call.labels,
         "weights": call.labels if call.weights is None else call.weights,
-        "margins": call.margin if read else z,
+        "margins": z if margins is None else margins,
         "margin_low": low,
         "margin_high": high,
         "numbers": found.numbers,
         "indices": call.labels if found.indices is None else found.indices,
         "stride_label": call.labels.stride(0),
         "stride_weight": 0 if call.weights is None else call.weights.stride(0),
-        "stride_margin": call.margin.stride(0) if read and call.margin.ndim else 0,
-        "margin": 0.0 if read else float(call.margin),
+        "stride_margin": 0 if margins is None or margins.ndim == 0 else margins.stride(0),
+        "margin": float(call.margin) if margins is None else 0.0,
         "ignore_index": call.ignore_index or 0,
         "HEM": call.hem,
         "ACTIVE": call.reduction == "active_mean",
         "IGNORING": call.ignore_index is not None,
         "WEIGHTED": call.weights is not None,
-        "READ_MARGIN": read,
+        "READ_MARGIN": margins is not None,
         "KEEP": call.keep,
         "RESIDENT": tile.resident,
         "COMPUTE": COMPILED[compute],
@@ -340,10 +338,10 @@ class KeptErrors(Function):
 
         def gradient(above: Tensor) -> Tensor:
             image, class_, pixel = ctx.layout.strides
-            strides = (pixel, class_)
+            strides: tuple[int, ...] = (pixel, class_)
             if len(ctx.shape) == 3:
                 strides = (image if ctx.layout.images > 1 else ctx.shape[2] * pixel, class_, pixel)
-            result = slopes.new_empty_strided(ctx.shape, strides, dtype=ctx.dtype)
+            result: Tensor = slopes.new_empty_strided(ctx.shape, strides, dtype=ctx.dtype)
             bits = Bits(memory, *ctx.bits_strides)
             grid, arguments = backward_arguments(result, above, slopes, indices, bits, ctx.layout)
             with on(result.device):

@@ -1,4 +1,4 @@
-"""Two Triton kernels: HEM or multi-class margin loss forward, with a bit for each kept error, and backward from the bits.
+"""Two Triton kernels: HEM or multi-class margin loss forward, with a bit for each kept error, and backward from them.
 
 A program works on a tile of positions x classes, in memory order whichever way round that is: one long row, several
 short ones, or, with the classes behind the batch, a run of pixels at every class. The classes of a tile are
@@ -8,9 +8,9 @@ A tile that holds all classes is *resident*: it is read once and stays in regist
 several tiles and HEM reads them twice, since it needs the threshold first; the second pass runs backwards, because what
 was read last is still in the cache.
 
-A bfloat16 comes from memory every 0.14 clock cycles of a multiprocessor, in which it issues 18 instructions a lane: that
-is all that an entry may cost. So a mask is made for eight classes where it can be, the true class is looked for in the
-one tile that has it, and a number that is shared is computed in 32 bits and divided by once.
+While an H100 reads a bfloat16 it can execute about 18 instructions: that is all that an entry may cost. So a mask is
+made for eight classes where it can be, the true class is looked for in the one tile that has it, and the counts travel
+with the bits.
 
 Importing this file imports Triton. `fused` calls the kernels, and says what the arguments are.
 """
@@ -21,12 +21,13 @@ import triton.language as tl
 CLASSES_ADJACENT = tl.constexpr(0)
 PIXELS_ADJACENT = tl.constexpr(1)
 NOTHING_ADJACENT = tl.constexpr(2)
+FLOAT32, FLOAT64 = tl.float32, tl.float64
 BITS_ALIGN = tl.constexpr(16)
 
 
 @triton.jit
 def lengths(classes, pixels, stride_image, stride_class, stride_pixel, ADJACENT: tl.constexpr, ALIGN: tl.constexpr):
-    """Sizes and strides. Multiples of `ALIGN` come divided by it, so that the compiler sees how far it may vectorise."""
+    """Sizes and strides. Multiples of `ALIGN` come divided by it, so that the compiler knows how to vectorise."""
     if ADJACENT == CLASSES_ADJACENT:
         return classes * ALIGN, pixels, stride_image * ALIGN, 1, stride_pixel * ALIGN
     elif ADJACENT == PIXELS_ADJACENT:
@@ -69,7 +70,7 @@ def steps(count, stride, ADJACENT: tl.constexpr):
 
 @triton.jit
 def columns(start, classes, CLASSES: tl.constexpr, EIGHTS: tl.constexpr):
-    """The classes of a tile, ``(1, classes / 8, 8)``, and which of them exist: by eights where all or none of them do."""
+    """The classes of a tile, ``(1, classes / 8, 8)``, and which of them exist: by eights where that is all."""
     eights = start + tl.arange(0, CLASSES // 8)[None, :, None] * 8
     column = eights + tl.arange(0, 8)[None, None, :]
     return column, (eights if EIGHTS else column) < classes
@@ -303,13 +304,13 @@ def forward(
     count, total = tl.sum(counts, 1), tl.sum(totals, 1)
     if HEM:
         size = tl.maximum(count, 1)
-    share = quotient(tl.where(weight == weight, 1.0, weight), size, COMPUTE)
-    value = tl.where(good, total * share, float("nan"))
+    good = good & (weight == weight)
+    value = tl.where(good, quotient(total, size, COMPUTE), float("nan"))
     spoilt = value != value
     counted = valid
     if ACTIVE:
         counted = valid & ((value > 0) | spoilt)
-    slope = tl.where(count > 0, weight * share, 0.0)
+    slope = tl.where(count > 0, quotient(weight, size, COMPUTE), 0.0)
     slope = tl.where(valid, tl.where(spoilt, float("nan"), slope), 0.0)
     tl.store(numbers + position, tl.where(valid, value * weight, 0.0), mask=inside)
     tl.store(numbers + positions + position, tl.where(counted, weight, 0.0), mask=inside)
