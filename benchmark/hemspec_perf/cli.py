@@ -76,6 +76,9 @@ def main(
         bool | None, typer.Option(help="Also half precisions, ignored positions, weights and vector margins.")
     ] = None,
     repeats: Annotated[int | None, typer.Option(min=5, show_default="30", help="Rounds, at most.")] = None,
+    limit: Annotated[
+        float | None, typer.Option(min=1, show_default=f"none; {plan.GPU_LIMIT:g} with --gpu", help="Seconds for all.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Cores for each framework.")] = 2,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small shapes, eager or jitted, few rounds: a minute.")
@@ -106,6 +109,7 @@ def main(
                 repeats or (8 if quick else 30),
                 budget=0.5 if quick else 1.5,
                 losses=tuple(names(loss)) or plan.LOSSES,
+                limit=limit or (plan.GPU_LIMIT if gpu else None),
             )
             document = measure(lines, options)
             documents.write(document, output / "results.json")
@@ -144,8 +148,7 @@ def choose(
         frameworks = frameworks or ["torch", "jax"]
         if unknown := set(frameworks) - {"torch", "jax"}:
             raise plan.PlanError(f"--gpu measures torch and jax, not {', '.join(sorted(unknown))}")
-        standard, grown, of_variants = plan.GPU_SHAPES, (), ("8192x32000",)
-        dtypes = dtypes or ["bfloat16", "float32"]
+        standard, grown, of_variants = plan.GPU_SHAPES, (), plan.GPU_VARIANTS
     elif quick:
         standard, grown, of_variants = plan.QUICK_SHAPES, (), ()
         executions = executions or ["eager", "jit", "function", "fit"]
@@ -160,6 +163,10 @@ def choose(
         for execution in plan.FRAMEWORKS[framework]:
             if executions and execution not in executions:
                 continue
+            usual = ["float32"]
+            if gpu:
+                usual = ["bfloat16"] if execution == "compile" else ["bfloat16", "float32"]
+                standard = tuple(shapes or (plan.GPU_COMPILED if execution == "compile" else plan.GPU_SHAPES))
             # Growth is drawn where compiling five more shapes takes no minutes.
             more = () if execution in ("compile", "function", "fit") else grown
             few = of_variants if execution != "compile" or variants else ()
@@ -168,7 +175,7 @@ def choose(
                 [execution],
                 [*standard, *more],
                 device="cuda" if gpu else "cpu",
-                dtypes=dtypes or ["float32"],
+                dtypes=dtypes or usual,
                 variant_shapes=few,
             )
     if not found:

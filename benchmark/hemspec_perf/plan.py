@@ -27,6 +27,7 @@ CANDIDATES: Final = {
     "authors-hem": ("authors' HEM", "hem", "authors"),
     CE: ("CE", "ce", "framework"),
     "ce-eager": ("CE, eager", "ce", "framework"),
+    "ce-compiled": ("CE, compiled", "ce", "framework"),
     "framework-mm": ("framework's MM", "mm", "framework"),
     "liger-ce": ("Liger's CE", "ce", "liger"),
 }
@@ -41,7 +42,18 @@ CPU_SHAPES: Final = ("128x10", "256x1000", "4096x1000", "65536x21", "1024x32000"
 QUICK_SHAPES: Final = ("256x1000", "8x21x64x64")
 GROWTH: Final = ("1024x100", "1024x1000", "1024x6000")
 """Together with the CPU shapes: the growth in C at 1024 rows, and in N at 1000 classes."""
-GPU_SHAPES: Final = tuple(f"{rows}x{classes}" for rows in (8192, 32_768) for classes in (1000, 32_000, 131_072))
+GPU_SHAPES: Final = (
+    *(f"{rows}x{classes}" for rows in (8192, 32_768) for classes in (1000, 32_000, 131_072)),
+    "65536x21",
+    "8x21x256x256",
+    "16x21x512x512",
+    "4x150x512x512",
+)
+GPU_COMPILED: Final = ("32768x1000", "8192x32000", "16x21x512x512")
+"""Where everything is compiled, in bfloat16. Compiled cross-entropy is among the eager candidates everywhere."""
+GPU_VARIANTS: Final = ("8192x32000",)
+GPU_LIMIT: Final = 440.0
+"""Seconds for all lines on a GPU; starting a framework comes on top."""
 VARIANT_SHAPES: Final = ("4096x1000",)
 
 
@@ -80,6 +92,8 @@ class Line:
         names = [name for name, (_, loss, _) in CANDIDATES.items() if loss in wanted | {CE}]
         if self.execution != "compile":
             names.remove("ce-eager")
+        if (self.framework, self.execution, self.device) != ("torch", "eager", "cuda"):
+            names.remove("ce-compiled")
         return [name for name in names if self._exists(name)]
 
     def _exists(self, name: str) -> bool:
@@ -95,7 +109,9 @@ class Line:
         """With what a candidate is compared."""
         if self.variants:
             return [candidate.split()[0]]
-        return [CE, "ce-eager"] if self.execution == "compile" else [CE]
+        if self.execution == "compile":
+            return [CE, "ce-eager"]
+        return [CE, "ce-compiled", "liger-ce"] if (self.framework, self.device) == ("torch", "cuda") else [CE]
 
     @property
     def title(self) -> str:

@@ -23,6 +23,7 @@ STYLES: Final = {
     "framework-mm": ("#56B4E9", "P", "--"),
     "ce": (INK, "s", "-"),
     "ce-eager": (INK, "s", "--"),
+    "ce-compiled": (INK, "D", "--"),
     "liger-ce": ("#009E73", "X", "--"),
 }
 """Colour, marker and line: plain versions are dotted."""

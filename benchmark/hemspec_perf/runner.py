@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import groupby
@@ -15,6 +16,8 @@ from typing import Any, Final
 from hemspec_perf.plan import LOSSES, Line
 
 CPU_ALONE: Final = {"CUDA_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
+GPU_MEMORY: Final = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+"""What one candidate gave back is whole again for the next: the largest logits have 17 GB."""
 
 
 class WorkerError(RuntimeError):
@@ -30,6 +33,9 @@ class Options:
     budget: float = 3.0
     """Seconds of measuring for each table, compilation apart."""
     losses: tuple[str, ...] = LOSSES
+    limit: float | None = None
+    """Seconds for all tables, of which each gets an even share of what is left. Its candidates are made ready in
+    turn until that is used up, and a table for which nothing is left is skipped."""
 
 
 def environment(framework: str, options: Options, device: str) -> dict[str, str]:
@@ -46,7 +52,7 @@ def environment(framework: str, options: Options, device: str) -> dict[str, str]
     name, _, backend = framework.partition("-")
     if name == "keras":
         variables["KERAS_BACKEND"] = backend
-    return {**os.environ, **variables, **(CPU_ALONE if device == "cpu" else {})}
+    return {**os.environ, **variables, **(CPU_ALONE if device == "cpu" else GPU_MEMORY)}
 
 
 def run(lines: Sequence[Line], options: Options, on_table: Callable[[dict[str, Any]], None]) -> list[dict[str, Any]]:
@@ -56,15 +62,20 @@ def run(lines: Sequence[Line], options: Options, on_table: Callable[[dict[str, A
         WorkerError: a process failed; with the end of what it wrote to standard error.
     """
     machines = []
+    begin, waiting = time.monotonic(), len(lines)
     for (framework, device), group in groupby(lines, key=lambda line: (line.framework, line.device)):
+        own = list(group)
+        left = None if options.limit is None else begin + options.limit - time.monotonic()
         task = {
+            "limit": None if left is None else max(1.0, left) * len(own) / waiting,
             "framework": framework,
             "threads": options.threads,
             "repeats": options.repeats,
             "budget": options.budget,
             "losses": options.losses,
-            "lines": [asdict(line) for line in group],
+            "lines": [asdict(line) for line in own],
         }
+        waiting -= len(own)
         command = [sys.executable, "-m", "hemspec_perf.worker"]
         with tempfile.TemporaryFile("w+") as errors:
             worker = subprocess.Popen(

@@ -35,5 +35,8 @@ class Side(Protocol):
     def answer(self, candidate: str, steps: Steps) -> tuple[float, Any]:
         """Value and the block's gradient as NumPy arrays, class axis last; summed over the repetitions."""
 
+    def note(self) -> str:
+        """What else a reader of the table has to know; may be left out."""
+
     def peak(self, step: Callable[[], Any]) -> int:
         """Bytes. Raises MissingError."""

@@ -28,7 +28,7 @@ def table(found: dict[str, Any]) -> Table:
         return shown
     measured = f"median (quartiles); a copy of the logits takes {seconds(found['copy']['median'])}"
     shown = Table(title=line.title, caption=measured)
-    baselines = list(dict.fromkeys(base for name in found["results"] for base in line.baselines(name)))
+    baselines = list(dict.fromkeys(base for result in found["results"].values() for base in result["both"]["ratios"]))
     per_row = line.variants  # each loss has a baseline of its own
     shown.add_column("")
     shown.add_column("forward", justify="right")
@@ -50,6 +50,8 @@ def table(found: dict[str, Any]) -> Table:
             f"{both['percent_of_copy']:.0f}",
             style="bold" if not line.variants and CANDIDATES[name][2] == "ours" else None,
         )
+    if found.get("note"):
+        shown.caption = f"{shown.caption}\n{found['note']}"
     for name, reason in found["refused"].items():
         shown.caption = f"{shown.caption}\n[red]{label(name)} has no number: {escape(reason)}[/]"
     return shown

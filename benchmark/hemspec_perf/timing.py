@@ -66,6 +66,15 @@ def ratio(samples: list[float], baseline: list[float]) -> float:
     return statistics.median(own / other for own, other in zip(samples, baseline, strict=True))
 
 
+def copies_beyond(cache: int, size: int) -> int:
+    """How many inputs have to take turns so that none is still in the cache when its turn comes.
+
+    What a loss reads was written by a model long before. An input of 16 MB that is read again and again would come from
+    an H100's second-level cache, of 50 MB, and be measured against a copy that does so too.
+    """
+    return max(1, -(-4 * cache // max(size, 1)))
+
+
 def ideal_bytes(entries: int, itemsize: int, *, backward: bool) -> float:
     """What an ideal HEM moves: forward reads the logits and writes a bit for each, backward reads that and writes."""
     return entries * (2 * itemsize + 0.25 if backward else itemsize + 0.125)

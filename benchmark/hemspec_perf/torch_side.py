@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import types
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hemspec_perf.batches import make_batch
-from hemspec_perf.plan import Line
+from hemspec_perf.plan import SIZES, Line
 from hemspec_perf.resident import peak_extra
 from hemspec_perf.side import MissingError, Steps
+from hemspec_perf.timing import copies_beyond
 from hemspec_torch import functional as ours
+from hemspec_torch import selection
 
 
 def plain_errors(logits: Tensor, labels: Tensor) -> Tensor:
@@ -83,7 +86,7 @@ class Side:
         if candidate == "framework-mm" and len(self.line.sizes) > 2:
             raise MissingError("F.multi_margin_loss takes no spatial axes")
         function = liger_cross_entropy() if writer == "liger" else LOSSES[loss, writer]
-        logits, labels = self.shared_logits(dtype), self.repeated(self.batch.labels_for(variant))
+        inputs, labels = itertools.cycle(self.shared_logits(dtype)), self.repeated(self.batch.labels_for(variant))
         keywords: dict[str, Any] = {}
         for name, value in self.batch.keywords(variant).items():
             as_tensor = torch.from_numpy(value).to(self.line.device)
@@ -93,30 +96,48 @@ class Side:
             return function(logits, labels, **keywords)
 
         call: Callable[..., Tensor] = measured
-        if self.line.execution == "compile" and candidate != "ce-eager":
+        if candidate == "ce-compiled" or (self.line.execution == "compile" and candidate != "ce-eager"):
             # Dynamo keeps what it compiled with the code object: one that candidates share would slow all of them.
             code = measured.__code__.replace(co_name=candidate.replace("-", "_").replace(" ", "_"))
             own = types.FunctionType(code, globals(), code.co_name, None, measured.__closure__)
             call = torch.compile(own, fullgraph=True, dynamic=False)
 
         def both() -> tuple[Tensor, Tensor]:
+            logits = next(inputs)
             value = call(logits, labels)
             (gradient,) = torch.autograd.grad(value, logits)
             return value, gradient
 
-        return Steps(lambda: call(logits, labels), both)
+        return Steps(lambda: call(next(inputs), labels), both)
 
-    def shared_logits(self, dtype: str) -> Tensor:
-        """Made once: the largest have 17 GB."""
-        kept: dict[str, Tensor] = self.__dict__.setdefault("_logits", {})
+    def shared_logits(self, dtype: str) -> list[Tensor]:
+        """Made once: the largest have 17 GB. Small ones on a GPU several times, see `timing.copies_beyond`."""
+        kept: dict[str, list[Tensor]] = self.__dict__.setdefault("_logits", {})
         if dtype not in kept:
-            kept[dtype] = self.logits(dtype)
+            first, copies = self.logits(dtype), 1
+            if self.line.device == "cuda":
+                cache = torch.cuda.get_device_properties(0).L2_cache_size
+                copies = copies_beyond(cache, first.numel() * first.itemsize)
+            kept[dtype] = [first, *(first.detach().clone().requires_grad_() for _ in range(copies - 1))]
         return kept[dtype]
 
     def copy(self) -> Callable[[], Any]:
-        source = self.shared_logits(self.line.dtype).detach()
-        target = torch.empty_like(source)
-        return lambda: target.copy_(source)
+        sources = itertools.cycle(self.shared_logits(self.line.dtype))
+        target = torch.empty_like(next(sources))
+        return lambda: target.copy_(next(sources).detach())
+
+    def note(self) -> str:
+        """How our kernels read the logits."""
+        if self.line.device == "cpu" or self.line.execution != "eager" or selection.kernels(0) is None:
+            return ""
+        from hemspec_torch import fused
+
+        (first, *_), size = self.shared_logits(self.line.dtype), SIZES[self.line.dtype]
+        layout = fused.Layout.of(first.reshape(*first.shape[:2], -1) if first.ndim > 2 else first)
+        if fused.Tile.forward(layout, 4).resident:
+            return f"HEM and MM move {2 * size + 0.25:g} bytes an entry: the logits are read once"
+        low, high = 2 * size + 0.25, 3 * size + 0.25
+        return f"HEM reads the logits twice, the second time in part from the cache: {low:g} to {high:g} bytes an entry"
 
     def wait(self, result: Any) -> None:
         if self.line.device == "cuda":

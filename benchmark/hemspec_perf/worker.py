@@ -12,6 +12,7 @@ import json
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,11 +29,20 @@ from hemspec_perf.side import MissingError, Side, Steps
 COPY = "copy"
 
 
-def measure(line: Line, side: Side, names: list[str], *, repeats: int, budget: float) -> dict[str, Any]:
-    """The table of a line: what was measured of each candidate, or why nothing was."""
+def measure(
+    line: Line, side: Side, names: list[str], *, repeats: int, budget: float, limit: float = float("inf")
+) -> dict[str, Any]:
+    """The table of a line: what was measured of each candidate, or why nothing was.
+
+    After `limit` seconds, less those that the rounds need, no further candidate is made ready.
+    """
     ready: dict[str, Steps] = {}
     refused: dict[str, str] = {}
-    for name in names:
+    latest = time.monotonic() + limit - budget
+    for name in sorted(names, key=is_secondary):
+        if time.monotonic() > latest:
+            refused[name] = "the line had no time left for it"
+            continue
         try:
             ready[name] = admit(line, side, name)
         except (MissingError, WrongAnswerError) as error:
@@ -41,6 +51,9 @@ def measure(line: Line, side: Side, names: list[str], *, repeats: int, budget: f
             # One that needs more than there is, or does not compile, must not cost the others their numbers.
             refused[name] = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
         gc.collect()
+    if not ready:
+        return {"skipped": "; ".join(f"{name}: {reason}" for name, reason in refused.items())}
+    ready = {name: ready[name] for name in names if name in ready}
     copied = side.copy()
     runs: dict[str, Callable[[int], None]] = {COPY: counted(side, copied)}
     for name, steps in ready.items():
@@ -62,7 +75,13 @@ def measure(line: Line, side: Side, names: list[str], *, repeats: int, budget: f
                 other: timing.ratio(own, samples[f"{other}/{part}"]) for other in line.baselines(name) if other in ready
             }
             results[name][part] = found | {"percent_of_copy": percent, "ratios": against}
-    return {"copy": timing.summary(samples[COPY]), "results": results, "refused": refused}
+    note = side.note() if hasattr(side, "note") else ""
+    return {"copy": timing.summary(samples[COPY]), "results": results, "refused": refused, "note": note}
+
+
+def is_secondary(name: str) -> bool:
+    """A formulation that nobody is compared with: the first to be left out where time is short."""
+    return name in CANDIDATES and CANDIDATES[name][2] in ("plain", "authors")
 
 
 def described(line: Line, name: str) -> tuple[str, str, str, str]:
@@ -79,7 +98,7 @@ def admit(line: Line, side: Side, name: str) -> Steps:
     loss, writer, variant, dtype = described(line, name)
     steps = side.steps(name, loss, writer, variant, dtype)
     value, gradient = side.answer(name, steps)
-    check(line, loss, variant, dtype, value, gradient, name)
+    check(line, loss, variant, dtype, value, gradient, name, rounds=writer in ("framework", "liger"))
     return steps
 
 
@@ -137,12 +156,16 @@ def work(task: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None
     here = machine()
     here["versions"] |= library.versions()
     report({"machine": here})
-    for fields in task["lines"]:
+    end = time.monotonic() + (task["limit"] or float("inf"))
+    for index, fields in enumerate(task["lines"]):
         line = Line(**fields)
         try:
+            limit = (end - time.monotonic()) / (len(task["lines"]) - index)
+            if limit < task["budget"]:
+                raise MissingError("no time was left for it")
             side = library.Side(line)
             names = line.candidates(task["losses"])
-            table = measure(line, side, names, repeats=task["repeats"], budget=task["budget"])
+            table = measure(line, side, names, repeats=task["repeats"], budget=task["budget"], limit=limit)
         except MissingError as error:
             table = {"skipped": str(error)}
         report({"line": fields, **table})

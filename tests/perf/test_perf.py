@@ -59,6 +59,62 @@ def test_repeated_rows_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
     batches._expected.cache_clear()
 
 
+@pytest.mark.parametrize("name", ["hem", "ce"])
+def test_half_precision(name: str) -> None:
+    """The frameworks' losses are as exact as such logits; ours are computed in float32."""
+    line = Line("torch", "eager", "cpu", "64x300", "bfloat16")
+    worker.admit(line, torch_side.Side(line), name)
+
+
+def test_a_rounded_loss_of_ours_gets_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torch_side.LOSSES, ("hem", "ours"), lambda *z: torch_side.plain_hem(*z).bfloat16())
+    line = Line("torch", "eager", "cpu", "64x300", "bfloat16")
+    with pytest.raises(batches.WrongAnswerError, match="the reference"):
+        worker.admit(line, torch_side.Side(line), "hem")
+
+
+def test_a_line_that_takes_too_long_leaves_out_what_matters_least(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    def slow(*_: Any) -> Any:
+        nonlocal now
+        now += 3.0
+        return admit(*_)
+
+    admit = worker.admit
+    monkeypatch.setattr(worker, "admit", slow)
+    monkeypatch.setattr(worker.time, "monotonic", lambda: now)
+    names = ["hem", "plain-hem", "authors-hem", "ce"]
+    found = worker.measure(SMALL, torch_side.Side(SMALL), names, repeats=5, budget=1.0, limit=7.5)
+    assert list(found["results"]) == ["hem", "plain-hem", "ce"]
+    assert "time" in found["refused"]["authors-hem"]
+    assert "time" in worker.measure(SMALL, torch_side.Side(SMALL), names, repeats=5, budget=1.0, limit=0.5)["skipped"]
+
+
+def test_lines_share_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, limits, told = 0.0, [], []
+
+    def measure(*_: Any, limit: float, **__: Any) -> Any:
+        nonlocal now
+        limits.append(limit)
+        now += 20.0
+        return {}
+
+    monkeypatch.setattr(worker, "measure", measure)
+    monkeypatch.setattr(worker.os, "sched_setaffinity", lambda *_: None)  # it would last
+    monkeypatch.setattr(worker.time, "monotonic", lambda: now)
+    fields = {"framework": "torch", "execution": "eager", "device": "cpu", "shape": "64x12"}
+    task = {"framework": "torch", "threads": 1, "lines": [fields] * 4, "losses": [], "repeats": 5, "budget": 1.0}
+    worker.work({**task, "limit": 40.0}, told.append)
+    assert limits == [10.0, pytest.approx(20.0 / 3)]
+    assert ["skipped" in table for table in told[1:]] == [False, False, True, True]
+
+
+def test_inputs_on_a_gpu_are_not_in_its_cache() -> None:
+    assert timing.copies_beyond(50, 16) == 13
+    assert timing.copies_beyond(50, 200) == timing.copies_beyond(50, 10**6) == 1
+
+
 def all_errors(logits: Any, labels: Any) -> Any:
     """A wrong HEM: it averages every error above 0."""
     errors = torch_side.plain_errors(logits, labels)
@@ -142,7 +198,19 @@ def test_plan() -> None:
     assert line.baselines("hem") == ["ce", "ce-eager"]
     assert "authors-hem" not in line.candidates()
     assert "ce" in line.candidates(["mm"])
-    assert "liger-ce" in Line("torch", "eager", "cuda", "8x10").candidates()
+    on_gpu = Line("torch", "eager", "cuda", "8x10")
+    assert {"liger-ce", "ce-compiled"} < {*on_gpu.candidates()}
+    assert on_gpu.baselines("hem") == ["ce", "ce-compiled", "liger-ce"]
+
+
+def test_plan_for_a_gpu() -> None:
+    lines = cli.choose(["torch"], [], None, [], variants=None, quick=False, gpu=True)
+    titles = [line.title for line in lines]
+    assert "torch eager, cuda, 32768x131072, float32" in titles
+    assert "torch eager, cuda, 16x21x512x512, bfloat16" in titles
+    assert "torch compile, cuda, 8192x32000, bfloat16" in titles
+    assert "torch compile, cuda, 8192x32000, float32" not in titles
+    assert sum("variants" in title for title in titles) == 1
 
 
 @pytest.mark.parametrize(
