@@ -27,22 +27,27 @@ BITS_ALIGN = tl.constexpr(16)
 
 @triton.jit
 def lengths(classes, pixels, stride_image, stride_class, stride_pixel, ADJACENT: tl.constexpr, ALIGN: tl.constexpr):
-    """Sizes and strides. Multiples of `ALIGN` come divided by it, so that the compiler knows how to vectorise."""
+    """Sizes and strides. Multiples of `ALIGN` come divided by it, so that the compiler knows how to vectorise.
+
+    32 bits may not hold where a row, an image or, unless they are adjacent, a class begins.
+    """
+    stride_image = stride_image.to(tl.int64)
     if ADJACENT == CLASSES_ADJACENT:
-        return classes * ALIGN, pixels, stride_image * ALIGN, 1, stride_pixel * ALIGN
+        return classes * ALIGN, pixels, stride_image * ALIGN, 1, stride_pixel.to(tl.int64) * ALIGN
     elif ADJACENT == PIXELS_ADJACENT:
-        return classes, pixels * ALIGN, stride_image * ALIGN, stride_class * ALIGN, 1
+        return classes, pixels * ALIGN, stride_image * ALIGN, stride_class.to(tl.int64) * ALIGN, 1
     else:
-        return classes, pixels, stride_image, stride_class, stride_pixel
+        return classes, pixels, stride_image, stride_class.to(tl.int64), stride_pixel.to(tl.int64)
 
 
 @triton.jit
 def bit_strides(image, other, ADJACENT: tl.constexpr):
     """By image, byte and pixel, from multiples of `BITS_ALIGN`."""
+    image, other = image.to(tl.int64) * BITS_ALIGN, other.to(tl.int64) * BITS_ALIGN
     if ADJACENT == CLASSES_ADJACENT:
-        return image * BITS_ALIGN, 1, other * BITS_ALIGN
+        return image, 1, other
     else:
-        return image * BITS_ALIGN, other * BITS_ALIGN, 1
+        return image, other, 1
 
 
 @triton.jit
@@ -50,22 +55,7 @@ def places(tiles, pixels, POSITIONS: tl.constexpr):
     """The image of this program, its pixels, and which of them exist."""
     program = tl.program_id(0)
     pixel = (program % tiles) * POSITIONS + tl.arange(0, POSITIONS)
-    return program // tiles, pixel, pixel < pixels
-
-
-@triton.jit
-def starts(image, pixel, stride_image, stride_pixel):
-    """Where pixels begin. 32 bits may not hold it."""
-    return image.to(tl.int64) * stride_image + pixel.to(tl.int64) * stride_pixel
-
-
-@triton.jit
-def steps(count, stride, ADJACENT: tl.constexpr):
-    """`count` strides. Of classes that are not adjacent, 32 bits may not hold them."""
-    if ADJACENT == CLASSES_ADJACENT:
-        return count * stride
-    else:
-        return count.to(tl.int64) * stride
+    return (program // tiles).to(tl.int64), pixel, pixel < pixels
 
 
 @triton.jit
@@ -93,14 +83,13 @@ def read_errors(
     margin,
     stride,
     CLASSES: tl.constexpr,
-    ADJACENT: tl.constexpr,
     EIGHTS: tl.constexpr,
     SEVERAL: tl.constexpr,
     COMPUTE: tl.constexpr,
 ):
     """e of a tile: 0 at the true class and where no class is. A NaN stays one."""
     column, exists = columns(start, classes, CLASSES, EIGHTS)
-    z = tl.load(row + steps(column, stride, ADJACENT), mask=there & exists, other=0.0).to(COMPUTE)
+    z = tl.load(row + column * stride, mask=there & exists, other=0.0).to(COMPUTE)
     difference = (z - across(z_y)) + across(margin)
     errors = tl.where(difference <= 0, 0.0, difference)
     if SEVERAL:
@@ -158,10 +147,10 @@ def keep(errors, limit):
 
 
 @triton.jit
-def write_bits(bits, codes, start, there, stride, classes, CLASSES: tl.constexpr, ADJACENT: tl.constexpr):
+def write_bits(bits, codes, start, there, stride, classes, CLASSES: tl.constexpr):
     """A bit for each class of a tile."""
     byte = start // 8 + tl.arange(0, CLASSES // 8)[None, :]
-    tl.store(bits + steps(byte, stride, ADJACENT), codes.to(tl.uint8), mask=there & (byte * 8 < classes))
+    tl.store(bits + byte * stride, codes.to(tl.uint8), mask=there & (byte * 8 < classes))
 
 
 # An integer that is 1 or a multiple of 16 is no reason to compile again: `lengths` says what is to be known.
@@ -227,7 +216,7 @@ def forward(
     EIGHTS: tl.constexpr = ADJACENT == CLASSES_ADJACENT and ALIGN % 8 == 0
     SEVERAL: tl.constexpr = RESIDENT or POSITIONS > 1
     image, pixel, inside = places(tiles, pixels, POSITIONS)
-    position = image * pixels + pixel
+    position, positions = image * pixels + pixel, positions.to(tl.int64)
 
     # Which positions exist, what they are, what they weigh; `good` is False where a value is none of those allowed.
     label = tl.load(labels + position * stride_label, mask=inside, other=0).to(tl.int64)
@@ -248,19 +237,17 @@ def forward(
     else:
         m = tl.full([POSITIONS], margin, COMPUTE)
 
-    rows = logits + starts(image, pixel, stride_image, stride_pixel)
-    z_y = tl.load(rows + steps(y, stride_class, ADJACENT), mask=valid, other=0.0).to(COMPUTE)
+    rows = logits + image * stride_image + pixel * stride_pixel
+    z_y = tl.load(rows + y * stride_class, mask=valid, other=0.0).to(COMPUTE)
     row = across(rows)
     # What does not exist need not be read, where that does not break up the runs that are read at once.
     there = across(valid if ADJACENT == CLASSES_ADJACENT else inside)
-    bits_row = (bits + starts(image, pixel, bits_image, bits_pixel))[:, None]
+    bits_row = (bits + image * bits_image + pixel * bits_pixel)[:, None]
 
     size = tl.full([POSITIONS], 1, tl.int32) * classes
     limit = tl.full([POSITIONS], SMALLEST, COMPUTE)
     if RESIDENT:
-        errors = read_errors(
-            row, 0, classes, there, y, z_y, m, stride_class, CLASSES, ADJACENT, EIGHTS, SEVERAL, COMPUTE
-        )
+        errors = read_errors(row, 0, classes, there, y, z_y, m, stride_class, CLASSES, EIGHTS, SEVERAL, COMPUTE)
         if HEM:
             largest = tl.max(tl.max(errors, 2), 1)
             shortfall = tl.sum(fall_short(largest, errors, 0, classes, CLASSES, EIGHTS), 1)
@@ -268,22 +255,20 @@ def forward(
         totals, codes = keep(errors, limit)
         counts = codes >> 16
         if KEEP:
-            write_bits(bits_row, codes, 0, inside[:, None], bits_byte, classes, CLASSES, ADJACENT)
+            write_bits(bits_row, codes, 0, inside[:, None], bits_byte, classes, CLASSES)
     else:
         last = (classes - 1) // CLASSES
         if HEM:
             # The largest of the first tile stands for the largest of all, which is not known yet. Where it is far
             # below, so is the mean error below the large ones, and no rounding brings it there.
-            errors = read_errors(
-                row, 0, classes, there, y, z_y, m, stride_class, CLASSES, ADJACENT, EIGHTS, SEVERAL, COMPUTE
-            )
+            errors = read_errors(row, 0, classes, there, y, z_y, m, stride_class, CLASSES, EIGHTS, SEVERAL, COMPUTE)
             reference = tl.max(tl.max(errors, 2), 1)
             peaks = tl.zeros([POSITIONS, CLASSES // 8], COMPUTE)
             shortfalls = tl.zeros([POSITIONS, CLASSES // 8], COMPUTE)
             for i in range(0, last + 1):
                 start = i * CLASSES
                 errors = read_errors(
-                    row, start, classes, there, y, z_y, m, stride_class, CLASSES, ADJACENT, EIGHTS, SEVERAL, COMPUTE
+                    row, start, classes, there, y, z_y, m, stride_class, CLASSES, EIGHTS, SEVERAL, COMPUTE
                 )
                 peaks = tl.maximum(peaks, tl.max(errors, 2))
                 shortfalls += fall_short(reference, errors, start, classes, CLASSES, EIGHTS)
@@ -292,14 +277,12 @@ def forward(
         totals = tl.zeros([POSITIONS, CLASSES // 8], COMPUTE)
         for i in range(0, last + 1):
             start = (last - i) * CLASSES
-            errors = read_errors(
-                row, start, classes, there, y, z_y, m, stride_class, CLASSES, ADJACENT, EIGHTS, SEVERAL, COMPUTE
-            )
+            errors = read_errors(row, start, classes, there, y, z_y, m, stride_class, CLASSES, EIGHTS, SEVERAL, COMPUTE)
             more, codes = keep(errors, limit)
             totals += more
             counts += codes >> 16
             if KEEP:
-                write_bits(bits_row, codes, start, inside[:, None], bits_byte, classes, CLASSES, ADJACENT)
+                write_bits(bits_row, codes, start, inside[:, None], bits_byte, classes, CLASSES)
 
     count, total = tl.sum(counts, 1), tl.sum(totals, 1)
     if HEM:
@@ -362,7 +345,7 @@ def backward(
     bits_image, bits_byte, bits_pixel = bit_strides(bits_image, bits_other, ADJACENT)
     EIGHTS: tl.constexpr = ADJACENT == CLASSES_ADJACENT and ALIGN % 8 == 0
     image, pixel, inside = places(tiles, pixels, POSITIONS)
-    position = image * pixels + pixel
+    position, positions = image * pixels + pixel, positions.to(tl.int64)
     slope = tl.load(slopes + position, mask=inside, other=0.0)
     y = tl.load(indices + position, mask=inside, other=0)
     count = tl.load(indices + positions + position, mask=inside, other=0)
@@ -373,13 +356,13 @@ def backward(
     start = tl.program_id(1) * CLASSES
     column, exists = columns(start, classes, CLASSES, EIGHTS)
     byte = (start // 8 + tl.arange(0, CLASSES // 8))[None, :, None]
-    bits_row = across(bits + starts(image, pixel, bits_image, bits_pixel))
+    bits_row = across(bits + image * bits_image + pixel * bits_pixel)
     there = across(inside)
-    packed = tl.load(bits_row + steps(byte, bits_byte, ADJACENT), mask=there & (byte * 8 < classes), other=0)
+    packed = tl.load(bits_row + byte * bits_byte, mask=there & (byte * 8 < classes), other=0)
     packed = tl.where(across(slope == slope), packed, 255)  # a spoilt row is NaN throughout
     kept = ((packed.to(tl.int32) >> tl.arange(0, 8)[None, None, :]) & 1) != 0
     result = tl.where(kept, across(scaled), 0.0)
     result = tl.where(column == across(y), across(-scaled * count.to(COMPUTE)), result)
-    row = across(gradient + starts(image, pixel, stride_image, stride_pixel))
+    row = across(gradient + image * stride_image + pixel * stride_pixel)
     values = result.to(gradient.dtype.element_ty)
-    tl.store(row + steps(column, stride_class, ADJACENT), values, mask=there & exists)
+    tl.store(row + column * stride_class, values, mask=there & exists)

@@ -24,19 +24,25 @@ def margin_terms(input: Tensor, target: Tensor, **options: Any) -> tuple[Tensor,
         from hemspec_torch import fused
 
         return fused.margin_terms(input, target, **options)
-    if not input.is_cuda:
+    gpu = gpu_of(input)
+    if gpu is None:
         return blocked.margin_terms(input, target, **options)
-    launcher = kernels(input.get_device())
+    launcher = kernels(gpu)
     if launcher is None:
         return None
     try:
         terms: tuple[Tensor, Tensor | None] | None = launcher.margin_terms(input, target, **options)
     except launcher.KernelError as error:
-        broken.add(input.get_device())
+        broken.add(gpu)
         kernels.cache_clear()
         warnings.warn(f"hemspec uses plain operations, since its kernels do not run: {error}", stacklevel=4)
         return None
     return terms
+
+
+def gpu_of(tensor: Tensor) -> int | None:
+    """The number of the CUDA device that holds it."""
+    return tensor.get_device() if tensor.is_cuda else None
 
 
 broken: set[int] = set()

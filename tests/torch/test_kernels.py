@@ -80,7 +80,7 @@ def check(loss: str, logits: Any, labels: Any, *, z: Any = None, rtol: float = 2
     return value
 
 
-ROWS = [(1, 7), (8, 7), (9, 8), (3, 64), (2, 65), (2, 97), (1, 128), (1, 129)]
+ROWS = [(1, 7), (8, 7), (9, 8), (3, 64), (2, 40), (2, 65), (2, 97), (1, 104), (1, 128), (1, 129)]
 PIXELS = [(2, 7, 17), (1, 64, 8), (3, 5, 2, 13), (2, 65, 9), (3, 7, 1)]
 
 
@@ -329,6 +329,30 @@ def test_mapped_calls_are_left_to_plain_operations() -> None:
     np.testing.assert_allclose(mapped.cpu(), hemspec.hem_loss(logits, labels, reduction="none"), 2e-6)
 
 
+def test_kernels_that_do_not_run_are_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No C compiler for Triton's launcher, say: the loss is computed all the same, and said once."""
+    calls = []
+
+    def fail(*_: Any, **__: Any) -> None:
+        calls.append(1)
+        raise fused.KernelError("no C compiler")
+
+    logits, labels = draw((4, 9))
+    monkeypatch.setattr(selection, "INTERPRETED", False)
+    monkeypatch.setattr(selection, "broken", set())
+    monkeypatch.setattr(selection, "gpu_of", lambda tensor: 0)
+    monkeypatch.setattr(fused, "margin_terms", fail)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    selection.kernels.cache_clear()
+    z, y = on_device(logits), on_device(labels)
+    with pytest.warns(UserWarning, match="plain operations.*no C compiler"):
+        value = hemspec.torch.hem_loss(z, y)
+    assert hemspec.torch.hem_loss(z, y) == value
+    np.testing.assert_allclose(value.cpu(), hemspec.hem_loss(logits, labels), 2e-6)
+    assert len(calls) == 1
+    selection.kernels.cache_clear()
+
+
 def test_import_brings_no_triton() -> None:
     code = "import sys, hemspec.torch; assert not {'triton', 'hemspec_torch.fused', 'torch._dynamo'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -350,7 +374,7 @@ COMPILED = [
     {"shape": [8192, 1001], "dtype": "float16", "hem": False},
     {"shape": [8192, 16_000], "dtype": "float32", "rich": True},
     {"shape": [8192, 32_000], "dtype": "float32"},
-    {"shape": [8192, 131_072], "dtype": "bfloat16", "rich": True},
+    {"shape": [32_768, 131_072], "dtype": "bfloat16", "rich": True},
     {"shape": [64, 200], "dtype": "float64", "rich": True},
     {"shape": [8, 21, 256, 256], "dtype": "bfloat16", "rich": True},
     {"shape": [8, 150, 256, 256], "dtype": "float32"},
