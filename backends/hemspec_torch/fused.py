@@ -8,7 +8,9 @@ become NaN in the kernel, and what an average divides by stays on the device.
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -61,14 +63,14 @@ class Layout(NamedTuple):
     strides: tuple[int, ...]
 
     @classmethod
-    def of(cls, z: Tensor) -> Layout:
+    def of(cls, shape: Sequence[int], strides: tuple[int, ...]) -> Layout:
         """Of ``(N, C)`` or ``(N, C, pixels)``. Images whose pixels follow those of the one before are one image."""
-        if z.ndim == 2 or z.shape[2] == 1:
-            return cls(1, z.shape[1], z.shape[0], (0, z.stride(1), z.stride(0)))
-        images, classes, pixels = z.shape
-        if images == 1 or z.stride(0) == pixels * z.stride(2):
-            return cls(1, classes, images * pixels, (0, z.stride(1), z.stride(2)))
-        return cls(images, classes, pixels, z.stride())
+        if len(shape) == 2 or shape[2] == 1:
+            return cls(1, shape[1], shape[0], (0, strides[1], strides[0]))
+        images, classes, pixels = shape
+        if images == 1 or strides[0] == pixels * strides[2]:
+            return cls(1, classes, images * pixels, (0, *strides[1:]))
+        return cls(images, classes, pixels, strides)
 
     @property
     def positions(self) -> int:
@@ -108,25 +110,16 @@ class Layout(NamedTuple):
             "ALIGN": align,
         }
 
+    def bits(self) -> tuple[int, dict[str, int]]:
+        """Bytes for the mask of kept errors, eight classes in each, and their strides for `kernels.bit_strides`.
 
-class Bits(NamedTuple):
-    """The mask of kept errors, eight classes in a byte, in the logits' order; rows begin at multiples of 16."""
-
-    memory: Tensor
-    image: int  # the strides by image, and by pixel or byte, whichever are not adjacent: in multiples of 16
-    other: int
-
-    @classmethod
-    def empty(cls, layout: Layout, device: torch.device) -> Bits:
-        rows, row = -(-layout.classes // 8), layout.pixels
-        if layout.adjacent == CLASSES:
+        In the order of the logits; rows begin at multiples of 16.
+        """
+        rows, row = -(-self.classes // 8), self.pixels
+        if self.adjacent == CLASSES:
             rows, row = row, rows
         row = -(-row // BITS_ALIGN)
-        memory = torch.empty(layout.images * rows * row * BITS_ALIGN, dtype=torch.uint8, device=device)
-        return cls(memory, rows * row, row)
-
-    def arguments(self) -> dict[str, Any]:
-        return {"bits": self.memory, "bits_image": self.image, "bits_other": self.other}
+        return self.images * rows * row * BITS_ALIGN, {"bits_image": rows * row, "bits_other": row}
 
 
 def power(number: int) -> int:
@@ -175,6 +168,60 @@ class Tile(NamedTuple):
         }
 
 
+class Plan(NamedTuple):
+    """All that follows from shape, strides and dtype of the logits, worked out once."""
+
+    positions: int
+    compute: torch.dtype
+    bits: int
+    gradient_strides: tuple[int, ...]
+    forward_grid: tuple[int, ...]
+    forward: dict[str, Any]
+    backward_grid: tuple[int, ...]
+    backward: dict[str, Any]
+
+
+@functools.lru_cache(maxsize=1024)
+def plan(shape: torch.Size, strides: tuple[int, ...], dtype: torch.dtype) -> Plan:
+    """For logits ``(N, C)`` or ``(N, C, pixels)``."""
+    compute, layout = COMPUTE[dtype], Layout.of(shape, strides)
+    size, bit_strides = layout.bits()
+    tile = Tile.forward(layout, compute.itemsize)
+    programs, launched = tile.launch(layout)
+    forward = {
+        **layout.arguments(16 if layout.adjacent == CLASSES else 1),
+        **bit_strides,
+        **launched,
+        "RESIDENT": tile.resident,
+        "COMPUTE": COMPILED[compute],
+        "SMALLEST": SMALLEST[compute],
+    }
+    dense, written = layout.dense, Tile.backward(layout)
+    parts, launched = written.launch(dense)
+    backward = {**dense.arguments(), **bit_strides, **launched, "COMPUTE": COMPILED[compute]}
+    image, class_, pixel = dense.strides
+    gradient_strides: tuple[int, ...] = (pixel, class_)
+    if len(shape) == 3:
+        gradient_strides = (image if layout.images > 1 else shape[2] * pixel, class_, pixel)
+    chunks = -(-layout.classes // written.classes)
+    return Plan(layout.positions, compute, size, gradient_strides, (programs,), forward, (parts, chunks), backward)
+
+
+@functools.lru_cache(maxsize=1024, typed=True)
+def checked(
+    shape: torch.Size, dtype: torch.dtype, labels: torch.Size, labels_dtype: torch.dtype, ignore_index: int | None
+) -> int | None:
+    """The `ignore_index` that a label can have, if the shapes and dtypes are those of a loss."""
+    class_axis = check_logits(shape, name_of(dtype), 1 if len(shape) > 1 else 0, name="input")
+    check_labels(labels, name_of(labels_dtype), shape, class_axis, name="target", logits_name="input")
+    ignore_index = check_ignore_index(ignore_index)
+    return ignore_index if ignore_index is not None and representable(ignore_index, name_of(labels_dtype)) else None
+
+
+def name_of(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
 class Call(NamedTuple):
     """A call of a margin loss beside its logits."""
 
@@ -192,7 +239,7 @@ class Measured(NamedTuple):
 
     numbers: Tensor  # (3, positions): weighted values, weights that the denominator adds up, slopes
     indices: Tensor | None  # (2, positions): true class, number of kept errors
-    bits: Bits | None
+    bits: Tensor | None
 
 
 def margin_terms(
@@ -217,11 +264,7 @@ def margin_terms(
     if input.dtype not in COMPUTE or target.dtype not in INDICES or input.numel() == 0:
         return None
     shape = input.shape
-    class_axis = check_logits(shape, dtype_name(input), 1 if len(shape) > 1 else 0, name="input")
-    check_labels(target.shape, dtype_name(target), shape, class_axis, name="target", logits_name="input")
-    ignore_index = check_ignore_index(ignore_index)
-    if ignore_index is not None and not representable(ignore_index, dtype_name(target)):
-        ignore_index = None
+    ignore_index = checked(shape, input.dtype, target.shape, target.dtype, ignore_index)
     weights = None
     if sample_weight is not None:
         check_weight(sample_weight.shape, dtype_name(sample_weight), target.shape)
@@ -229,7 +272,7 @@ def margin_terms(
         weights = weights.expand(target.shape).reshape(-1)
         weights = weights.view(torch.uint8) if weights.dtype == torch.bool else weights
     if not (isinstance(margin, float | int) and 0 <= margin < math.inf and not isinstance(margin, bool)):
-        margin = margin_tensor(margin, shape[class_axis], device)
+        margin = margin_tensor(margin, shape[min(1, len(shape) - 1)], device)
     elif input.dtype == torch.float64:  # a kernel's numbers are float32
         margin = torch.full((), float(margin), dtype=torch.float64, device=device)
     z = input
@@ -255,36 +298,34 @@ def margin_tensor(margin: Any, classes: int, device: torch.device) -> Tensor:
 
 def measure(z: Tensor, call: Call) -> Measured:
     """The forward kernel."""
-    layout, compute = Layout.of(z), COMPUTE[z.dtype]
-    numbers = z.new_empty((3 if call.keep else 2, layout.positions), dtype=compute)
+    planned = plan(z.shape, z.stride(), z.dtype)
+    numbers = z.new_empty((3 if call.keep else 2, planned.positions), dtype=planned.compute)
     indices = bits = None
     if call.keep:
-        indices = z.new_empty((2, layout.positions), dtype=torch.int32)
-        bits = Bits.empty(layout, z.device)
-    grid, arguments = forward_arguments(z, call, layout, Measured(numbers, indices, bits))
+        indices = z.new_empty((2, planned.positions), dtype=torch.int32)
+        bits = z.new_empty(planned.bits, dtype=torch.uint8)
+    found = Measured(numbers, indices, bits)
+    arguments = forward_arguments(z, call, planned, found)
     try:
         with on(z.device):
-            kernels.forward[grid](**arguments)
+            kernels.forward[planned.forward_grid](**arguments)
     except Exception as error:  # no C compiler, a Triton that is too old, ...
         raise KernelError(f"{type(error).__name__}: {error}") from error
-    return Measured(numbers, indices, bits)
+    return found
 
 
-def forward_arguments(z: Tensor, call: Call, layout: Layout, found: Measured) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """The forward kernel's grid, and all its arguments by name."""
-    compute = found.numbers.dtype
-    tile = Tile.forward(layout, compute.itemsize)
-    programs, launched = tile.launch(layout)
+def forward_arguments(z: Tensor, call: Call, planned: Plan, found: Measured) -> dict[str, Any]:
+    """All arguments of the forward kernel. A tensor that it does not need is any."""
     margins = call.margin if isinstance(call.margin, Tensor) else None
     low, high = (z, z) if margins is None else torch.aminmax(margins)  # NaN if there is one
-    bits = found.bits or Bits(found.numbers, 0, 0)  # nothing is written there
-    return (programs,), {
+    return {
         "logits": z,
         "labels": call.labels,
         "weights": call.labels if call.weights is None else call.weights,
         "margins": z if margins is None else margins,
         "margin_low": low,
         "margin_high": high,
+        "bits": call.labels if found.bits is None else found.bits,
         "numbers": found.numbers,
         "indices": call.labels if found.indices is None else found.indices,
         "stride_label": call.labels.stride(0),
@@ -298,12 +339,7 @@ def forward_arguments(z: Tensor, call: Call, layout: Layout, found: Measured) ->
         "WEIGHTED": call.weights is not None,
         "READ_MARGIN": margins is not None,
         "KEEP": call.keep,
-        "RESIDENT": tile.resident,
-        "COMPUTE": COMPILED[compute],
-        "SMALLEST": SMALLEST[compute],
-        **layout.arguments(16 if layout.adjacent == CLASSES else 1),
-        **bits.arguments(),
-        **launched,
+        **planned.forward,
     }
 
 
@@ -323,10 +359,8 @@ class KeptErrors(Function):
     @staticmethod
     def forward(ctx: Any, z: Tensor, call: Call) -> tuple[Tensor, Tensor | None]:
         found = measure(z, call)
-        assert found.indices is not None
-        assert found.bits is not None
-        ctx.save_for_backward(found.numbers[2], found.indices, found.bits.memory)
-        ctx.bits_strides, ctx.shape, ctx.dtype, ctx.layout = found.bits[1:], z.shape, z.dtype, Layout.of(z).dense
+        ctx.save_for_backward(found.numbers, found.indices, found.bits)
+        ctx.shape, ctx.dtype, ctx.planned = z.shape, z.dtype, plan(z.shape, z.stride(), z.dtype)
         numerator, denominator = reduced(found, call.reduction)
         if denominator is not None:
             ctx.mark_non_differentiable(denominator)
@@ -334,18 +368,14 @@ class KeptErrors(Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor, None]:
-        slopes, indices, memory = ctx.saved_tensors
+        found = Measured(*ctx.saved_tensors)
 
         def gradient(above: Tensor) -> Tensor:
-            image, class_, pixel = ctx.layout.strides
-            strides: tuple[int, ...] = (pixel, class_)
-            if len(ctx.shape) == 3:
-                strides = (image if ctx.layout.images > 1 else ctx.shape[2] * pixel, class_, pixel)
-            result: Tensor = slopes.new_empty_strided(ctx.shape, strides, dtype=ctx.dtype)
-            bits = Bits(memory, *ctx.bits_strides)
-            grid, arguments = backward_arguments(result, above, slopes, indices, bits, ctx.layout)
+            strides = ctx.planned.gradient_strides
+            result: Tensor = found.numbers.new_empty_strided(ctx.shape, strides, dtype=ctx.dtype)
+            arguments = backward_arguments(result, above, ctx.planned, found)
             with on(result.device):
-                kernels.backward[grid](**arguments)
+                kernels.backward[ctx.planned.backward_grid](**arguments)
             return result
 
         if not torch.is_grad_enabled():
@@ -358,22 +388,16 @@ class KeptErrors(Function):
         return (pattern * upstream).to(ctx.dtype), None
 
 
-def backward_arguments(
-    result: Tensor, above: Tensor, slopes: Tensor, indices: Tensor, bits: Bits, layout: Layout
-) -> tuple[tuple[int, ...], dict[str, Any]]:
-    """The backward kernel's grid, and all its arguments by name."""
-    tile = Tile.backward(layout)
-    programs, launched = tile.launch(layout)
-    return (programs, -(-layout.classes // tile.classes)), {
+def backward_arguments(result: Tensor, above: Tensor, planned: Plan, found: Measured) -> dict[str, Any]:
+    """All arguments of the backward kernel."""
+    return {
         "gradient": result,
         "upstream": above,
-        "slopes": slopes,
-        "indices": indices,
+        "bits": found.bits,
+        "numbers": found.numbers,
+        "indices": found.indices,
         "stride_upstream": above.stride(0) if above.ndim else 0,
-        "COMPUTE": COMPILED[slopes.dtype],
-        **layout.arguments(),
-        **bits.arguments(),
-        **launched,
+        **planned.backward,
     }
 
 

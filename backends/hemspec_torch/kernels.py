@@ -321,7 +321,7 @@ def backward(
     gradient,
     upstream,
     bits,
-    slopes,
+    numbers,
     indices,
     positions,
     tiles,
@@ -346,7 +346,7 @@ def backward(
     EIGHTS: tl.constexpr = ADJACENT == CLASSES_ADJACENT and ALIGN % 8 == 0
     image, pixel, inside = places(tiles, pixels, POSITIONS)
     position, positions = image * pixels + pixel, positions.to(tl.int64)
-    slope = tl.load(slopes + position, mask=inside, other=0.0)
+    slope = tl.load(numbers + 2 * positions + position, mask=inside, other=0.0)
     y = tl.load(indices + position, mask=inside, other=0)
     count = tl.load(indices + positions + position, mask=inside, other=0)
     above = tl.load(upstream + position * stride_upstream, mask=inside, other=0.0).to(COMPUTE)

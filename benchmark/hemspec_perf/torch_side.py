@@ -133,8 +133,8 @@ class Side:
         from hemspec_torch import fused
 
         (first, *_), size = self.shared_logits(self.line.dtype), SIZES[self.line.dtype]
-        layout = fused.Layout.of(first.reshape(*first.shape[:2], -1) if first.ndim > 2 else first)
-        if fused.Tile.forward(layout, 4).resident:
+        z = first.reshape(*first.shape[:2], -1) if first.ndim > 2 else first
+        if fused.plan(z.shape, z.stride(), z.dtype).forward["RESIDENT"]:
             return f"HEM and MM move {2 * size + 0.25:g} bytes an entry: the logits are read once"
         low, high = 2 * size + 0.25, 3 * size + 0.25
         return f"HEM reads the logits twice, the second time in part from the cache: {low:g} to {high:g} bytes an entry"

@@ -61,18 +61,18 @@ def both(shape: tuple[int, ...], dtype: str, *, hem: bool = True, rich: bool = F
     """The two kernels for logits of a shape; `rich` with everything a call can ask for."""
     z = torch.empty(shape, dtype=getattr(torch, dtype), device="meta")
     z = z.reshape(*shape[:2], -1) if len(shape) > 2 else z
-    layout, compute = fused.Layout.of(z), fused.COMPUTE[z.dtype]
-    labels = torch.empty(layout.positions, dtype=torch.int64, device="meta")
-    weights = torch.empty(layout.positions, dtype=torch.float32, device="meta") if rich else None
+    planned = fused.plan(z.shape, z.stride(), z.dtype)
+    labels = torch.empty(planned.positions, dtype=torch.int64, device="meta")
+    weights = torch.empty(planned.positions, dtype=torch.float32, device="meta") if rich else None
     vector = rich or dtype == "float64"
     margin: Any = torch.empty(shape[1], dtype=torch.float64, device="meta") if vector else 1.0
     call = fused.Call(labels, weights, margin, -100, "active_mean", hem, True)
-    numbers = torch.empty(3, layout.positions, dtype=compute, device="meta")
-    indices = torch.empty(2, layout.positions, dtype=torch.int32, device="meta")
-    found = fused.Measured(numbers, indices, fused.Bits.empty(layout, z.device))
-    _, forward = fused.forward_arguments(z, call, layout, found)
-    above = torch.empty((), dtype=compute, device="meta")
-    _, backward = fused.backward_arguments(z, above, numbers[2], indices, found.bits, layout.dense)
+    numbers = torch.empty(3, planned.positions, dtype=planned.compute, device="meta")
+    indices = torch.empty(2, planned.positions, dtype=torch.int32, device="meta")
+    found = fused.Measured(numbers, indices, torch.empty(planned.bits, dtype=torch.uint8, device="meta"))
+    forward = fused.forward_arguments(z, call, planned, found)
+    above = torch.empty((), dtype=planned.compute, device="meta")
+    backward = fused.backward_arguments(z, above, planned, found)
     result: dict[str, Any] = {"shape": shape, "dtype": dtype, "hem": hem, "rich": rich}
     for name, kernel, arguments in (
         ("forward", kernels.forward, forward),

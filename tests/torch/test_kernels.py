@@ -37,10 +37,13 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Up to 64 float32 stay resident; beyond, 32 are looked at in turn, from 128 on 64."""
     for name, size in {"RESIDENT": 256, "CHUNK": 128, "LONG": 512, "SHORT": 64, "RUN": 8, "WRITTEN": 64}.items():
         monkeypatch.setattr(fused, name, size)
+    fused.plan.cache_clear()
+    yield
+    fused.plan.cache_clear()
 
 
 def draw(shape: tuple[int, ...], seed: int = 0) -> tuple[Any, Any]:
