@@ -1,4 +1,4 @@
-"""Which implementation computes a margin loss: Triton kernels on a GPU, blocks on a CPU, or else plain operations."""
+"""Which implementation computes a margin loss: one for compilers, Triton kernels on a GPU, blocks on a CPU, or none."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hemspec_torch import blocked
+from hemspec_torch import blocked, traced
 
 INTERPRETED = False
 """For tests: tensors on the CPU go to the kernels, which Triton's interpreter runs (TRITON_INTERPRET=1)."""
 
 
-def margin_terms(input: Tensor, target: Tensor, **options: Any) -> tuple[Tensor, Tensor | None] | None:
-    """Numerator and denominator of HEM or of multi-class margin; None leaves them to plain operations."""
-    if torch.compiler.is_compiling() or not isinstance(input, Tensor):
+def fast_terms(input: Tensor, target: Tensor, **options: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Numerator and denominator of HEM or multi-class margin, in a faster way that fits the call, or None."""
+    if torch.compiler.is_compiling():
+        return traced.margin_terms(input, target, **options)
+    if not isinstance(input, Tensor):
         return None
     if INTERPRETED:
         from hemspec_torch import fused
