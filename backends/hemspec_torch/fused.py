@@ -32,7 +32,10 @@ from hemspec_torch.positions import constant, dtype_name
 
 RESIDENT = 1 << 16
 """Bytes, in the compute dtype, of the largest tile that stays in registers. Two such tiles fit a multiprocessor of an
-H100, so that one is read while the other is computed with; of twice the size only one would, and spill a little."""
+H100, so that one is read while the other is computed with. One of twice the size would be alone, and spill a little."""
+REGISTERS = 64
+"""Of a thread, then. The compiler would take some more for float32; with weights and a margin for each class 40 bytes
+are spilled for this, and rows that are not aligned need too many more."""
 CHUNK = 1 << 15
 """Bytes of the tile in which more classes than that are looked at, one after the other."""
 LONG = 1 << 18
@@ -196,6 +199,8 @@ def plan(shape: torch.Size, strides: tuple[int, ...], dtype: torch.dtype) -> Pla
         "COMPUTE": COMPILED[compute],
         "SMALLEST": SMALLEST[compute],
     }
+    if tile.resident and tile.classes * compute.itemsize == RESIDENT and forward["ALIGN"] % 8 == 0:
+        forward["maxnreg"] = REGISTERS
     dense, written = layout.dense, Tile.backward(layout)
     parts, launched = written.launch(dense)
     backward = {**dense.arguments(), **bit_strides, **launched, "COMPUTE": COMPILED[compute]}

@@ -23,7 +23,7 @@ from hemspec_torch import fused, kernels
 TARGET = GPUTarget("cuda", 90, 32)
 DTYPES = {"float32": "fp32", "float64": "fp64", "float16": "fp16", "bfloat16": "bf16", "int64": "i64", "int32": "i32"}
 DTYPES["uint8"] = "u8"
-OPTIONS = ("num_warps", "enable_fp_fusion")
+OPTIONS = ("num_warps", "enable_fp_fusion", "maxnreg")
 
 
 def compiled(kernel: Any, arguments: dict[str, Any]) -> Any:
@@ -41,7 +41,9 @@ def compiled(kernel: Any, arguments: dict[str, Any]) -> Any:
         else:
             signature[name] = "i32" if abs(value) < 2**31 else "i64"
     source = ASTSource(kernel, signature, constants, hints)
-    return triton.compile(source, target=TARGET, options={name: arguments[name] for name in OPTIONS})
+    return triton.compile(
+        source, target=TARGET, options={name: arguments[name] for name in OPTIONS if name in arguments}
+    )
 
 
 def resources(code: Any) -> dict[str, Any]:

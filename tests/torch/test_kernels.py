@@ -375,7 +375,9 @@ def test_without_triton_there_are_no_kernels(monkeypatch: pytest.MonkeyPatch) ->
 COMPILED = [
     {"shape": [8192, 1000], "dtype": "bfloat16"},
     {"shape": [8192, 1001], "dtype": "float16", "hem": False},
-    {"shape": [8192, 16_000], "dtype": "float32", "rich": True},
+    {"shape": [8192, 8192], "dtype": "float32", "rich": True},
+    {"shape": [8192, 16_000], "dtype": "float32"},
+    {"shape": [8192, 16_384], "dtype": "bfloat16"},
     {"shape": [8192, 32_000], "dtype": "float32"},
     {"shape": [32_768, 131_072], "dtype": "bfloat16", "rich": True},
     {"shape": [64, 200], "dtype": "float64", "rich": True},
@@ -385,7 +387,10 @@ COMPILED = [
 
 
 def test_an_h100_gets_what_it_can_run_fast() -> None:
-    """Compiled to machine code, which takes no GPU: nothing is spilled, and rows are read 16 bytes at a time."""
+    """Compiled to machine code, which takes no GPU: nothing is spilled, and rows are read 16 bytes at a time.
+
+    Of the registers of a multiprocessor, 65,536, two of the largest resident tiles take no more than there are.
+    """
     program = Path(__file__).with_name("compile_kernels.py")
     result = subprocess.run(
         [sys.executable, "-W", "ignore", str(program), json.dumps(COMPILED)],
@@ -400,7 +405,8 @@ def test_an_h100_gets_what_it_can_run_fast() -> None:
     for case in found:
         for kernel in (case["forward"], case["backward"]):
             assert kernel["stack"] == 0, case
-            assert kernel["registers"] * 32 * kernel["num_warps"] <= 65_536, case
+            alone = not case["forward"]["RESIDENT"]
+            assert kernel["registers"] * 32 * kernel["num_warps"] * (1 if alone else 2) <= 65_536, case
         by_rows = len(case["shape"]) == 2 and case["shape"][1] % 8 == 0
         assert ("ld 128" in case["forward"]["bits"]) == by_rows, case
         assert ("st 128" in case["backward"]["bits"]) == (by_rows or len(case["shape"]) > 2), case

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 import os
 import warnings
@@ -52,6 +53,8 @@ INTERPRETED = Mode(
     skip=NO_TRITON,
 )
 """The kernels for a GPU, run on the CPU by Triton's interpreter: milliseconds for each program."""
+TILED = dataclasses.replace(INTERPRETED, setting="triton_small_tiles", coverage="brief")
+"""The same, with rows of more than 8 float32 in several tiles, as rows are otherwise from 16,385 on."""
 VMAP = Mode("vmap", reads_values=False, per_example=True)
 modes = (
     EAGER,
@@ -62,6 +65,7 @@ modes = (
     Mode("eager", setting="deterministic", refusals=False),
     Mode("eager", device="cuda", reads_values=False, skip=NO_CUDA),
     INTERPRETED,
+    TILED,
     MODULE,
     VMAP,
     GRAPH,
@@ -176,13 +180,29 @@ def setting(name: str) -> Iterator[None]:
             yield
         finally:
             torch.use_deterministic_algorithms(False)
-    elif name == "triton_interpreter":
-        selection.INTERPRETED = True
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", RuntimeWarning)  # the interpreter computes in NumPy: inf - inf warns
-                yield
-        finally:
-            selection.INTERPRETED = False
+    elif name.startswith("triton_"):
+        with interpreted(small_tiles=name == TILED.setting):
+            yield
     else:
         yield
+
+
+@contextlib.contextmanager
+def interpreted(*, small_tiles: bool) -> Iterator[None]:
+    """The kernels, in Triton's interpreter."""
+    from hemspec_torch import fused
+
+    usual = fused.RESIDENT, fused.CHUNK
+    selection.INTERPRETED = True
+    try:
+        if small_tiles:
+            fused.RESIDENT = fused.CHUNK = 32
+            fused.plan.cache_clear()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # the interpreter computes in NumPy: inf - inf warns
+            yield
+    finally:
+        selection.INTERPRETED = False
+        fused.RESIDENT, fused.CHUNK = usual
+        if small_tiles:
+            fused.plan.cache_clear()
