@@ -53,8 +53,8 @@ INTERPRETED = Mode(
     skip=NO_TRITON,
 )
 """The kernels for a GPU, run on the CPU by Triton's interpreter: milliseconds for each program."""
-TILED = dataclasses.replace(INTERPRETED, setting="triton_small_tiles", coverage="brief")
-"""The same, with rows of more than 8 float32 in several tiles, as rows are otherwise from 16,385 on."""
+TILED = dataclasses.replace(INTERPRETED, setting="triton_small_tiles", dtypes=("float32",), coverage="brief")
+"""The same, with no tile resident and 256 classes in each: what rows are otherwise given from 16,385 classes on."""
 VMAP = Mode("vmap", reads_values=False, per_example=True)
 modes = (
     EAGER,
@@ -196,7 +196,7 @@ def interpreted(*, small_tiles: bool) -> Iterator[None]:
     selection.INTERPRETED = True
     try:
         if small_tiles:
-            fused.RESIDENT = fused.CHUNK = 32
+            fused.RESIDENT, fused.CHUNK = 16, 1024
             fused.plan.cache_clear()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # the interpreter computes in NumPy: inf - inf warns
