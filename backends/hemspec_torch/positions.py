@@ -192,5 +192,4 @@ def add_up(values: Tensor, weights: Tensor, counts: Tensor, reduction: str) -> t
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """The quotient, with 0/0 = 0: nothing adds up to a numerator of exactly 0."""
-    empty = denominator == 0
-    return numerator / torch.where(empty, 1.0, denominator)
+    return numerator / (denominator + (denominator == 0))
