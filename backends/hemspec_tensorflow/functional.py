@@ -59,10 +59,21 @@ def margin_terms(
     targets = read_targets(logits, labels, **options)
     margins, poison = constant(margin, targets, name="margin", per_class=True)
     margins = at_true_class(margins, targets)
-    values = kept_mean(targets.logits, targets.labels, margins, targets.valid, hem=hem)
-    for factor in (poison, targets.poison):
-        values = values if factor is None else values * factor
-    return add_up(values, targets.weights, targets.valid, reduction)
+    values = kept_mean(targets.logits, targets.labels, margins, targets.factor, hem=hem)
+    if poison is not None:
+        values *= poison
+    if reduction == "none":
+        return values, None
+    numerator = tf.reduce_sum(values)
+    if reduction == "sum":
+        return numerator, None
+    counts = values if reduction == "active_mean" else targets.factor
+    if counts is None:  # all of them
+        return numerator, tf.cast(tf.size(values), values.dtype)
+    counts = counts != 0  # a NaN counts
+    return numerator, tf.reduce_sum(
+        tf.cast(counts, values.dtype) if targets.weights is None else keep(counts, targets.weights)
+    )
 
 
 @loss_function(divide)

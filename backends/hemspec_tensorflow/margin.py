@@ -18,7 +18,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
-from hemspec_tensorflow.positions import keep, last_size
+from hemspec_tensorflow.positions import last_size
 
 ValuesAndGradient: TypeAlias = "tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]"
 
@@ -31,30 +31,31 @@ SAFE_TREE = 1 << 16
 """So many where the sum is known to be TensorFlow's own: a tree with leaves of 1,024 terms."""
 
 
-def kept_mean(z: tf.Tensor, labels: tf.Tensor, margins: tf.Tensor, valid: tf.Tensor | None, *, hem: bool) -> tf.Tensor:
-    """The sum of the kept errors, divided by their number (HEM) or by C, for each position.
+def kept_mean(
+    z: tf.Tensor, labels: tf.Tensor, margins: tf.Tensor, weights: tf.Tensor | None, *, hem: bool
+) -> tf.Tensor:
+    """The sum of the kept errors, divided by their number (HEM) or by C, times the weight, for each position.
 
     Args:
         z: logits, class axis last.
         labels: in [0, C), the other axes of `z`.
         margins: a number, or one for each position, in the compute dtype.
-        valid: whether a position exists, else its value and gradient are 0; None for all.
+        weights: one for each position. 0 gives a value and a gradient of 0 whatever the logits hold, NaN gives NaN.
         hem: keep the errors that are not below their mean, instead of all that are positive.
     """
     shape = tf.shape(labels)
     if labels.shape.rank != 1:
         z, labels = tf.reshape(z, [-1, last_size(z)]), tf.reshape(labels, [-1])
-        valid = None if valid is None else tf.reshape(valid, [-1])
-    margins = tf.reshape(margins, [-1, 1])
+    margins = tf.reshape(margins, [-1, 1]) if margins.shape.rank else margins
+    weights = None if weights is None else tf.reshape(weights, [-1, 1])
     form = made_again if compiled_by_xla() else in_place
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def values(z: tf.Tensor) -> ValuesAndGradient:
         # Piecewise linear: the gradient is constant in the logits, so no tape has to watch what follows.
-        return form(tf.stop_gradient(z), labels, margins, valid, hem)
+        return form(tf.stop_gradient(z), labels, margins, weights, hem)
 
-    result = values(z)
-    return result if shape.shape == [1] else tf.reshape(result, shape)
+    return tf.reshape(values(z), shape)
 
 
 def compiled_by_xla() -> bool:
@@ -70,15 +71,15 @@ def is_true_class(z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
 
 
 def true_logits(z: tf.Tensor, labels: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
-    """z_y, of shape (N, 1)."""
-    return tf.cast(tf.gather(z, labels, axis=1, batch_dims=1), dtype)[:, tf.newaxis]
+    """z_y, of shape (N, 1) as everything that is one number for each position."""
+    return tf.cast(tf.expand_dims(tf.gather(z, labels, axis=1, batch_dims=1), 1), dtype)
 
 
 def errors_of(z: tf.Tensor, z_y: tf.Tensor, margins: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """e of shape (N, C), NaN where something is NaN, but for the true class.
 
-    max(d, -m) + m is max(0, d + m) to the last bit, and the graph optimiser cannot turn it into max(0, (z_j + m) - z_y),
-    which rounds at the size of the logits.
+    max(d, -m) + m is max(0, d + m) to the last bit, and the graph optimiser cannot turn it into
+    max(0, (z_j + m) - z_y), which rounds at the size of the logits.
     """
     errors = tf.maximum(tf.cast(z, margins.dtype) - z_y, -margins) + margins
     return tf.where(is_true_class(z, labels), tf.constant(0.0, margins.dtype), errors)
@@ -87,6 +88,11 @@ def errors_of(z: tf.Tensor, z_y: tf.Tensor, margins: tf.Tensor, labels: tf.Tenso
 def nan_from(numbers: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
     """The numbers, NaN also where the others are."""
     return tf.where(tf.math.is_nan(other), other, numbers)
+
+
+def weighted(numbers: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
+    """Times the weight. A weight of 0 is stronger than NaN."""
+    return numbers if weights is None else tf.math.multiply_no_nan(numbers, weights)
 
 
 def shortfall_of(errors: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
@@ -99,7 +105,7 @@ def is_fewer(classes: Any, bound: int) -> bool:
 
 
 def in_place(
-    z: tf.Tensor, labels: tf.Tensor, margins: tf.Tensor, valid: tf.Tensor | None, hem: bool
+    z: tf.Tensor, labels: tf.Tensor, margins: tf.Tensor, weights: tf.Tensor | None, hem: bool
 ) -> ValuesAndGradient:
     """One buffer for all, a pass for each operation."""
     dtype, classes = margins.dtype, last_size(z)
@@ -108,30 +114,31 @@ def in_place(
         # The largest number below the mean error: what exceeds it is kept.
         below = tf.minimum(mean_error(x) * np.nextafter(dtype.as_numpy_dtype(1), 0), dtype.max)
         x = tf.nn.relu(x - below)
-    total = tf.reduce_sum(x, -1)
+    total = tf.reduce_sum(x, -1, keepdims=True)
+    # Only what has been added up can be written over.
     with tf.control_dependencies([total]):
         kept = tf.sign(x)
-    count = tf.reduce_sum(kept, -1)
+    count = tf.reduce_sum(kept, -1, keepdims=True)
     if hem:
         share = tf.math.reciprocal_no_nan(count)
-        values = below[:, 0] + total * share
+        values = below + total * share
     else:
-        share = nan_from(tf.constant(1.0, dtype) / tf.cast(classes, dtype), total)
+        share = nan_from(1 / tf.cast(classes, dtype), total)
         values = total * share
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
         slope, multiply = share * upstream, tf.multiply
-        if valid is not None:  # whatever the logits hold
-            slope, multiply = keep(valid, slope), tf.math.multiply_no_nan
-        at_true_class = -multiply(count, slope)[:, tf.newaxis]
-        at_rivals = multiply(kept, slope[:, tf.newaxis])
-        return tf.cast(tf.where(is_true_class(z, labels), at_true_class, at_rivals), z.dtype)
+        if weights is not None:  # 0 at weight 0, whatever is in `kept` there
+            slope, multiply = weighted(slope, weights), tf.math.multiply_no_nan
+        with tf.control_dependencies([count]):
+            at_rivals = multiply(kept, slope)
+        return tf.cast(tf.where(is_true_class(z, labels), -multiply(count, slope), at_rivals), z.dtype)
 
-    return values if valid is None else keep(valid, values), gradient
+    return weighted(values, weights), gradient
 
 
 def mean_error(errors: tf.Tensor) -> tf.Tensor:
-    """Of shape (N, 1). With many classes by distances from the largest: that cannot come out above the largest."""
+    """With many classes by distances from the largest, since that cannot come out above the largest."""
     classes = last_size(errors)
     if is_fewer(classes, SAFE_TREE):
         return tf.reduce_mean(errors, -1, keepdims=True)
@@ -141,51 +148,57 @@ def mean_error(errors: tf.Tensor) -> tf.Tensor:
 
 
 def made_again(
-    z: tf.Tensor, labels: tf.Tensor, margins: tf.Tensor, valid: tf.Tensor | None, hem: bool
+    z: tf.Tensor, labels: tf.Tensor, margins: tf.Tensor, weights: tf.Tensor | None, hem: bool
 ) -> ValuesAndGradient:
-    """Nothing of the size of the logits but the gradient. `nan_from` keeps XLA from sharing what sums have alike."""
-    dtype, classes = margins.dtype, last_size(z)
-    c, zero = tf.cast(classes, dtype), tf.constant(0.0, dtype)
+    """Nothing of the size of the logits but the gradient."""
+    dtype = margins.dtype
+    classes, zero = tf.cast(last_size(z), dtype), tf.constant(0.0, dtype)
     z_y = true_logits(z, labels, dtype)
-    errors = errors_of(z, z_y, margins, labels)
-    kept: Callable[[tf.Tensor], tf.Tensor] = lambda e: e > 0  # noqa: E731
-    first = zero
-    if hem and is_fewer(classes, SAFE_MEAN):
-        first = add_up_classes(errors)
-        kept = lambda e: (c * e >= first) & (e > 0)  # noqa: E731
-    elif hem:
-        largest = tf.reduce_max(errors, -1, keepdims=True)  # drops a NaN, which the next sum finds
-        z_y = nan_from(z_y, largest)
-        first = add_up_classes(shortfall_of(errors_of(z, z_y, margins, labels), largest))
-        kept = lambda e: (
-            (e > 0)
-            & tf.where(  # noqa: E731
-                tf.math.is_inf(largest), e == largest, c * (largest - e) <= first
-            )
-        )
-    if hem:
-        z_y = nan_from(z_y, first)
-        errors = errors_of(z, z_y, margins, labels)
-        errors = tf.where(kept(errors), errors, zero)
-    total = nan_from(add_up_classes(errors), first)
-    z_y = nan_from(z_y, total)
-    count = add_up_classes(tf.cast(kept(errors_of(z, z_y, margins, labels)), dtype))
-    share = nan_from(1 / tf.maximum(count, 1) if hem else 1 / c, total)
-    values = (total * share)[:, 0]
+
+    def errors(after: tf.Tensor) -> tf.Tensor:
+        """From the logits, NaN where the other is: of no effect, but XLA cannot share them with what came before it."""
+        return errors_of(z, nan_from(z_y, after), margins, labels)
+
+    is_kept, first = not_below_the_mean(errors, classes) if hem else (is_positive, zero)
+    e = errors(first)
+    total = nan_from(add_up_classes(tf.where(is_kept(e), e, zero)), first)
+    count = add_up_classes(tf.cast(is_kept(errors(total)), dtype))
+    share = nan_from(1 / (tf.maximum(count, 1) if hem else classes), total)
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
-        slope = share * upstream[:, tf.newaxis]
-        if valid is not None:
-            slope = keep(valid[:, tf.newaxis], slope)
-        errors = errors_of(z, nan_from(z_y, slope), margins, labels)
-        at_rivals = tf.where(kept(errors), slope, nan_from(zero, slope))
+        slope = weighted(share * upstream, weights)
+        at_rivals = tf.where(is_kept(errors(slope)), slope, nan_from(zero, slope))
         return tf.cast(tf.where(is_true_class(z, labels), -count * slope, at_rivals), z.dtype)
 
-    return values if valid is None else keep(valid, values), gradient
+    return weighted(total * share, weights), gradient
+
+
+def is_positive(errors: tf.Tensor) -> tf.Tensor:
+    """Or NaN."""
+    return errors != 0
+
+
+def not_below_the_mean(
+    errors: Callable[[tf.Tensor], tf.Tensor], classes: tf.Tensor
+) -> tuple[Callable[[tf.Tensor], tf.Tensor], tf.Tensor]:
+    """Which errors are kept, and a sum that is NaN where an error is. No division, which XLA would make a product."""
+    zero = tf.constant(0.0, classes.dtype)
+    e = errors(zero)
+    if is_fewer(last_size(e), SAFE_MEAN):
+        total = add_up_classes(e)
+        return lambda e: (classes * e >= total) & is_positive(e), total
+    largest = tf.reduce_max(e, -1, keepdims=True)  # loses a NaN under XLA
+    shortfall = add_up_classes(shortfall_of(errors(largest), largest))
+
+    def is_kept(e: tf.Tensor) -> tf.Tensor:
+        high = classes * (largest - e) <= shortfall
+        return tf.where(tf.math.is_inf(largest), e == largest, high) & is_positive(e)
+
+    return is_kept, shortfall
 
 
 def add_up_classes(x: tf.Tensor) -> tf.Tensor:
-    """Of shape (N, 1). On a CPU XLA is much faster at a product with ones, and adds up what it does not store.
+    """On a CPU XLA is much faster at a product with ones, and adds up what it does not store.
 
     An accelerator may round the factors of a product: nothing of that kind where one could run this.
     """

@@ -40,9 +40,8 @@ class Targets(NamedTuple):
 
     logits: tf.Tensor  # class axis last, otherwise as they came
     labels: tf.Tensor  # int32 or int64, in [0, C) everywhere
-    weights: tf.Tensor | None  # compute dtype, 0 where not valid, NaN where bad; None for 1 where valid
-    valid: tf.Tensor | None  # bool; None for all
-    poison: tf.Tensor | None  # 1, or NaN where the label, the weight or a size is bad; None for 1 everywhere
+    weights: tf.Tensor | None  # of the caller, 0 where ignored, NaN where bad; None for no weights
+    factor: tf.Tensor | None  # 0 where not valid, NaN where something is bad, else the weight or 1; None for all 1
 
     @property
     def classes(self) -> Any:
@@ -116,9 +115,13 @@ def keep(mask: tf.Tensor, tensor: tf.Tensor, otherwise: float = 0.0) -> tf.Tenso
     return tf.where(mask, tensor, tf.constant(otherwise, tensor.dtype))
 
 
+def nan(dtype: tf.DType) -> tf.Tensor:
+    return tf.constant(float("nan"), dtype)
+
+
 def nan_where(bad: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """The factor that poisons: NaN, and 1 where not bad."""
-    return tf.where(bad, tf.constant(float("nan"), dtype), tf.constant(1.0, dtype))
+    return tf.where(bad, nan(dtype), tf.constant(1.0, dtype))
 
 
 def not_finite_or_negative(numbers: tf.Tensor, *, positive: bool = False) -> tf.Tensor:
@@ -155,15 +158,14 @@ def read_targets(logits: Any, labels: Any, *, axis: int, sample_weight: Any, ign
         readable = read(exists)
         if readable is not None and readable.all():
             exists = None
-    weights, bad, valid = None, None, exists
+    weights, bad = None, mismatch
     if sample_weight is not None:
         sample_weight = with_rank(to_tensor(sample_weight, "sample_weight"), len(labels_shape))
         weight_shape = static_shape(sample_weight, "sample_weight")
         check_weight(weight_shape, sample_weight.dtype.name, labels_shape)
         weights = tf.stop_gradient(tf.cast(sample_weight, compute))
         if None in (*weight_shape, *labels_shape):
-            different = tf.reduce_any(tf.shape(weights) != tf.shape(labels)[: len(weight_shape)])
-            mismatch = either(mismatch, different)
+            bad = either(bad, tf.reduce_any(tf.shape(weights) != tf.shape(labels)[: len(weight_shape)]))
         for _ in labels_shape[len(weight_shape) :]:
             weights = weights[..., tf.newaxis]
         weights = tf.broadcast_to(weights, tf.shape(labels))
@@ -173,24 +175,25 @@ def read_targets(logits: Any, labels: Any, *, axis: int, sample_weight: Any, ign
         if readable is not None:
             check_weight_values(readable, np.ones_like(readable, np.bool_))
         else:
-            bad = not_finite_or_negative(weights)
-            weights = tf.where(bad, tf.constant(float("nan"), compute), weights)
-        valid = either(weights > 0, bad)
-    if mismatch is not None:
-        bad = either(bad, mismatch)
-        valid = None if valid is None else valid | mismatch
+            bad = either(bad, not_finite_or_negative(weights))
+            weights = tf.where(bad, nan(compute), weights)
+        exists = weights != 0
 
-    classes = last_size(logits)
-    readable, readable_valid = read(labels), np.asarray(True) if valid is None else read(valid)
-    if readable is not None and readable_valid is not None:
-        check_label_values(readable, np.broadcast_to(readable_valid, readable.shape), classes)
-        inside = indices if valid is None else tf.where(valid, indices, tf.constant(0, indices.dtype))
+    classes, factor = last_size(logits), weights
+    readable, readable_exists = read(labels), np.asarray(True) if exists is None else read(exists)
+    if readable is not None and readable_exists is not None:
+        check_label_values(readable, np.broadcast_to(readable_exists, readable.shape), classes)
+        inside = indices if exists is None else tf.where(exists, indices, tf.constant(0, indices.dtype))
+        if factor is None and exists is not None:
+            factor = tf.cast(exists, compute)
     else:
         inside = tf.clip_by_value(indices, 0, tf.cast(classes, indices.dtype) - 1)
-        bad = either(bad, inside != indices)
-        if valid is not None:
-            bad &= valid
-    return Targets(logits, inside, weights, valid, None if bad is None else nan_where(bad, compute))
+        factor = tf.where(inside == indices, tf.constant(1.0, compute) if weights is None else weights, nan(compute))
+        if exists is not None:
+            factor = keep(exists, factor)
+        if bad is not None:
+            factor = tf.where(bad, nan(compute), factor)
+    return Targets(logits, inside, weights, factor)
 
 
 def either(mask: tf.Tensor | None, other: tf.Tensor | None) -> Any:
@@ -201,9 +204,9 @@ def either(mask: tf.Tensor | None, other: tf.Tensor | None) -> Any:
 def read_positions(logits: Any, labels: Any, *, axis: int, sample_weight: Any, ignore_index: int | None) -> Positions:
     """Check the arguments every loss takes, and mask what does not exist."""
     targets = read_targets(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
-    valid = tf.ones_like(targets.labels, tf.bool) if targets.valid is None else targets.valid
-    poison = tf.ones_like(targets.labels, targets.compute) if targets.poison is None else targets.poison
-    weights = tf.cast(valid, targets.compute) * poison if targets.weights is None else targets.weights
+    factor = tf.ones_like(targets.labels, targets.compute) if targets.factor is None else targets.factor
+    valid, poison = factor != 0, nan_where(tf.math.is_nan(factor), targets.compute)
+    weights = tf.cast(valid, targets.compute) if targets.weights is None else targets.weights
     logits = tf.cast(keep(valid[..., tf.newaxis], targets.logits), targets.compute)
     return Positions(logits, targets.labels, weights, valid, poison)
 
@@ -250,26 +253,13 @@ def at_true_class(vector: tf.Tensor, like: Targets | Positions) -> tf.Tensor:
 
 
 def add_up(
-    values: tf.Tensor, weights: tf.Tensor | None, counts: tf.Tensor | None, reduction: str
+    values: tf.Tensor, weights: tf.Tensor, counts: tf.Tensor, reduction: str
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Numerator and denominator of a reduction. Elements that do not count add exactly 0.
-
-    None for weights of 1, and for counts if all do.
-    """
-    weighted = values if weights is None else weights * values
-    if counts is not None:
-        weighted = keep(counts, weighted)
+    """Numerator and denominator of a reduction. Elements that do not count add exactly 0."""
+    weighted = keep(counts, weights * values)
     if reduction == "none":
         return weighted, None
-    numerator = tf.reduce_sum(weighted)
-    if reduction == "sum":
-        return numerator, None
-    if reduction == "active_mean":
-        active = values != 0  # > 0 or NaN
-        counts = active if counts is None else counts & active
-    if counts is None:
-        return numerator, tf.cast(tf.size(values), values.dtype) if weights is None else tf.reduce_sum(weights)
-    return numerator, tf.reduce_sum(tf.cast(counts, values.dtype) if weights is None else keep(counts, weights))
+    return tf.reduce_sum(weighted), None if reduction == "sum" else tf.reduce_sum(keep(counts, weights))
 
 
 def divide(numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
