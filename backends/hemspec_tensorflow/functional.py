@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
 from hemspec.loss_function import loss_function
-from hemspec_tensorflow.margin import kept_mean
+from hemspec_tensorflow.margin import add_up_positions, kept_mean
 from hemspec_tensorflow.positions import (
     Positions,
     add_up,
@@ -64,14 +64,14 @@ def margin_terms(
         values *= poison
     if reduction == "none":
         return values, None
-    numerator = tf.reduce_sum(values)
+    numerator = add_up_positions(values)
     if reduction == "sum":
         return numerator, None
     counts = values if reduction == "active_mean" else targets.factor
     if counts is None:  # all of them
         return numerator, tf.cast(tf.size(values), values.dtype)
     counts = counts != 0  # a NaN counts
-    return numerator, tf.reduce_sum(
+    return numerator, add_up_positions(
         tf.cast(counts, values.dtype) if targets.weights is None else keep(counts, targets.weights)
     )
 
