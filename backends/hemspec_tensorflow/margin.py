@@ -22,12 +22,8 @@ from hemspec_tensorflow.positions import last_size
 
 ValuesAndGradient: TypeAlias = "tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]"
 
-SAFE_MEAN = 1 << 12
-"""In float32 the mean of fewer classes cannot round to more than the largest, in whatever order they are added up.
-
-A sum of C terms is off by a factor of 1 + C eps at most; such a mean is at most (C - 1) / C of the largest error, since
-the error at the true class is 0.
-"""
+LONGEST_SUM = 1 << 12
+"""So many classes XLA may add up one by one; more in runs, and then the runs."""
 SAFE_TREE = 1 << 16
 """So many where the sum is TensorFlow's own: a tree with leaves of 1,024 terms."""
 
@@ -113,6 +109,25 @@ def has_fewer(x: tf.Tensor, classes: int) -> bool:
     return size is not None and size < classes
 
 
+def run_length(classes: int) -> int:
+    """How many classes to add up at a time: all, or where they are many that divisor which gives the shortest sums."""
+    if classes <= LONGEST_SUM:
+        return classes
+    return min((n for n in range(1, LONGEST_SUM) if classes % n == 0), key=lambda n: n + classes // n)
+
+
+def is_safe_mean(classes: int | None) -> bool:
+    """Whether the float32 mean of errors cannot round to more than the largest of them.
+
+    A sum is off by a factor of 1 + n eps at most, n the terms one adds up in a row. The mean of C errors, 0 at the true
+    class, is at most (C - 1) / C of the largest.
+    """
+    if classes is None:
+        return False
+    run = run_length(classes)
+    return (run + classes // run) * classes < 1 << 24
+
+
 def in_place(
     z: tf.Tensor, labels: tf.Tensor, margins: tf.Tensor, weights: tf.Tensor | None, hem: bool
 ) -> ValuesAndGradient:
@@ -192,7 +207,7 @@ def not_below_the_mean(
     """Which errors are kept, and a sum that is NaN where an error is. No division, which XLA would make a product."""
     zero = tf.constant(0.0, classes.dtype)
     e = errors(zero)
-    if has_fewer(e, SAFE_MEAN):
+    if is_safe_mean(e.shape[-1]):
         total = add_up_classes(e)
         return lambda e: (classes * e >= total) & is_positive(e), total
     largest = tf.reduce_max(e, -1, keepdims=True)  # loses a NaN under XLA
@@ -206,10 +221,18 @@ def not_below_the_mean(
 
 
 def add_up_classes(x: tf.Tensor) -> tf.Tensor:
-    """On a CPU XLA is much faster at a product with ones: of few terms, which it adds up one by one.
+    """XLA adds up one by one. On a CPU it is fastest at a product with ones, of not too many.
 
     An accelerator may round the factors of a product: nothing of that kind where one could run this.
     """
-    if has_fewer(x, SAFE_MEAN) and all(device.device_type == "CPU" for device in tf.config.list_logical_devices()):
-        return tf.matmul(x, tf.ones((last_size(x), 1), x.dtype))
+    classes = x.shape[-1]
+    if classes is None:
+        return tf.reduce_sum(x, -1, keepdims=True)
+    run = run_length(classes)
+    if run != classes:
+        sums = tf.reduce_sum(tf.reshape(x, [-1, classes // run, run]), -1)
+        # Nothing here is negative; but XLA would merge one sum with the next.
+        return tf.reduce_sum(tf.nn.relu(sums), -1, keepdims=True)
+    if all(device.device_type == "CPU" for device in tf.config.list_logical_devices()):
+        return tf.matmul(x, tf.ones((classes, 1), x.dtype))
     return tf.reduce_sum(x, -1, keepdims=True)
