@@ -5,13 +5,14 @@ autograd keeps every intermediate of the size of the logits, and each of these g
 that are multiplied with, backward makes the mask again from the logits and one threshold for each position, and all
 of it is done in blocks that stay in the cache. Classes behind the batch, as in segmentation, are read where they lie.
 
+Logits have the shape (N, C) here, or (images, C, pixels); numbers of the positions have the same with a single class.
 Whatever is not a finite, in-range, readable call is left to `functional`: `margin_terms` returns None.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import threading
 from typing import Any, NamedTuple
 
 import torch
@@ -60,32 +61,42 @@ def margin_terms(
     if input.numel() == 0:
         return None
     compute, classes = COMPUTE[input.dtype], shape[class_axis]
-    z = input if len(shape) == 2 else input.reshape(-1, classes, math.prod(shape[2:]))
+    logits = input if len(shape) == 2 else input.reshape(-1, classes, math.prod(shape[2:]))
+    z, column = logits.detach(), (-1, 1) if len(shape) == 2 else (len(logits), 1, -1)
 
     # All positions exist if there are no weights and every label is a class, which gathering finds out.
-    labels, weights, z_y = target.reshape(-1).to(torch.int64), None, None
+    weights, z_y = None, None
     if sample_weight is None and (ignore_index is None or not 0 <= ignore_index < classes):
+        labels = target.reshape(column).to(torch.int64)
         z_y = true_logits(z, labels)
     if z_y is None:
         targets = read_targets(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-        labels, weights = targets.labels.reshape(-1), targets.weights.reshape(-1)
+        labels, weights = targets.labels.reshape(column), targets.weights.reshape(column)
         z_y = true_logits(z, labels)
         if z_y is None:
             return None
+    z_y = z_y.to(compute)
     if isinstance(margin, float | int) and 0 <= margin < math.inf and not isinstance(margin, bool):
         margins: Any = float(margin)
     else:
         vector, _ = constant(margin, classes, input.device, name="margin", per_class=True)
-        margins = vector.to(compute).index_select(0, labels) if vector.ndim else vector.item()
+        margins = (
+            vector.to(compute).index_select(0, labels.reshape(-1)).view(labels.shape) if vector.ndim else vector.item()
+        )
     with torch.no_grad():
-        measured = measure(z, labels, z_y, margins, hem)
+        rows = Rows(labels, z_y, margins)
+        small = reduction != "none" and z.numel() <= SMALL and z.dtype == compute
+        measured = measure(z, rows, hem, small)
         weighted, denominator = add_up(measured.values, weights, reduction)
         numerator = weighted if reduction == "none" else weighted.sum()
-        if not math.isfinite(numerator.sum().item()):
+        if not math.isfinite((numerator.sum() if reduction == "none" else numerator).item()):
             return None
         slope = measured.share if weights is None else measured.share * weights
     if input.requires_grad and torch.is_grad_enabled():
-        numerator = Slope.apply(z, numerator, slope, labels, z_y, margins, measured)  # type: ignore[no-untyped-call]
+        if measured.kept is not None:
+            numerator = with_gradient(numerator, logits, gradient_of_kept(measured.kept, rows, slope, measured.size))
+        else:
+            numerator = Slope.apply(logits, numerator, slope, rows, measured)  # type: ignore[no-untyped-call]
     return (numerator.reshape(target.shape) if reduction == "none" else numerator), denominator
 
 
@@ -117,53 +128,68 @@ def is_plain(tensor: Any) -> bool:
 
 
 def true_logits(z: Tensor, labels: Tensor) -> Tensor | None:
-    """z_y in the compute dtype; None where a label is no class."""
+    """z_y; None where a label is no class."""
     try:
-        if z.ndim == 2:
-            z_y = z.detach().gather(1, labels.unsqueeze(1)).squeeze(1)
-        else:
-            z_y = z.detach().gather(1, labels.view(z.shape[0], 1, -1)).reshape(-1)
+        return z.gather(1, labels)
     except RuntimeError:
         return None
-    return z_y.to(COMPUTE[z.dtype])
 
 
-def blocks(z: Tensor) -> Iterator[tuple[Tensor, slice, int]]:
-    """Matrices that fit the cache, the positions each holds, and the axis of its classes.
-
-    Logits of shape (N, C) are cut into rows; of (images, C, pixels), each image into runs of pixels.
-    """
-    step = max(1, BLOCK // z.shape[1])
-    if z.ndim == 2:
-        for start in range(0, len(z), step):
-            rows = z[start : start + step]
-            yield rows, slice(start, start + len(rows)), 1
-        return
-    pixels = z.shape[2]
-    for i, image in enumerate(z):
-        for start in range(0, pixels, step):
-            run = image[:, start : start + step]
-            yield run, slice(i * pixels + start, i * pixels + start + run.shape[1]), 0
+def in_blocks(numbers: Tensor, classes: int) -> list[Tensor]:
+    """Matrices that fit the cache with so many classes: runs of rows, or of each image's pixels."""
+    step = max(1, BLOCK // classes)
+    if numbers.ndim == 2:
+        return [numbers] if len(numbers) <= step else list(torch.split(numbers, step))
+    return [run for image in numbers.unbind() for run in torch.split(image, step, 1)]
 
 
-class Scratch:
-    """Memory for a block in the compute dtype, used again for the next one."""
-
-    def __init__(self, z: Tensor, dtype: torch.dtype) -> None:
-        step = max(1, BLOCK // z.shape[1])
-        self.memory = z.new_empty(z.shape[1] * min(step, z.numel() // z.shape[1]), dtype=dtype)
-
-    def like(self, block: Tensor) -> Tensor:
-        return self.memory[: block.numel()].view(block.shape)
+def joined(blocks: list[Tensor], like: Tensor) -> Tensor:
+    """Numbers of the positions, from those of the blocks."""
+    if like.ndim == 2:
+        return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+    return torch.cat(blocks, 1).view(like.shape)
 
 
-def differences(block: Tensor, z_y: Tensor, margins: Any, out: Tensor) -> Tensor:
-    """(z_j - z_y) + m, into `out`. Half precision is widened first: mixed dtypes are slow."""
-    if block.dtype == out.dtype:
-        torch.sub(block, z_y, out=out)
-    else:
-        out.copy_(block).sub_(z_y)
-    return out.add_(margins)
+class Rows(NamedTuple):
+    """What each position subtracts and adds, and its class."""
+
+    labels: Tensor
+    z_y: Tensor
+    margins: Any  # a float, or a tensor as the others
+
+    def in_blocks(self, classes: int) -> list[Rows]:
+        """For each block of the logits."""
+        labels, z_y = in_blocks(self.labels, classes), in_blocks(self.z_y, classes)
+        tensor = isinstance(self.margins, Tensor)
+        margins = in_blocks(self.margins, classes) if tensor else [self.margins] * len(labels)
+        return [Rows(*parts) for parts in zip(labels, z_y, margins, strict=True)]
+
+    def differences(self, block: Tensor, out: Tensor) -> Tensor:
+        """(z_j - z_y) + m, into `out`. Half precision is widened first: mixed dtypes are slow."""
+        if block.dtype == out.dtype:
+            torch.sub(block, self.z_y, out=out)
+        else:
+            out.copy_(block).sub_(self.z_y)
+        return out.add_(self.margins)
+
+
+class Scratch(threading.local):
+    """Memory for blocks, kept by each thread: to give it back and ask for it again costs as much as the arithmetic."""
+
+    def __init__(self) -> None:
+        self.kept: dict[tuple[torch.dtype, int], Tensor] = {}
+
+    def like(self, block: Tensor, dtype: torch.dtype, which: int) -> Tensor:
+        """The first or the second one, in the shape of a block."""
+        memory = self.kept.get((dtype, which))
+        if memory is None or memory.numel() < block.numel():
+            with torch.inference_mode(False):
+                memory = torch.empty(block.numel(), dtype=dtype, device=block.device)
+            self.kept[dtype, which] = memory
+        return memory[: block.numel()].view(block.shape)
+
+
+scratch = Scratch()
 
 
 class Measured(NamedTuple):
@@ -173,98 +199,94 @@ class Measured(NamedTuple):
     size: Tensor  # how many errors are kept
     share: Tensor  # what one kept error contributes to the value: 1/|K| or 1/C
     thresholds: Any  # errors from there on are kept
-    kept: Tensor | None  # the mask, where all is a single small block
+    kept: Tensor | None  # the mask, if it was asked for
 
 
-def measure(z: Tensor, labels: Tensor, z_y: Tensor, margins: Any, hem: bool) -> Measured:
-    """The values of all positions, and what backward needs to make the mask again."""
-    classes, dtype = z.shape[1], z_y.dtype
-    small = z.numel() <= SMALL and (z.ndim == 2 or z.shape[0] == 1)
-    memory = Scratch(z, dtype), Scratch(z, dtype)
-    zero = z_y.new_zeros(1)
-    found = []
-    for block, at, axis in blocks(z):
-        errors, kept = memory[0].like(block), memory[1].like(block)
-        y = labels[at].unsqueeze(axis)
-        differences(block, z_y[at].unsqueeze(axis), at_positions(margins, at, axis), errors)
-        errors.relu_().scatter_(axis, y, zero.expand(y.shape))
+def measure(z: Tensor, rows: Rows, hem: bool, keep: bool) -> Measured:
+    """The values of all positions, and what backward needs to make the mask again. One block can keep it instead."""
+    classes, dtype, axis = z.shape[1], rows.z_y.dtype, 1 if z.ndim == 2 else 0
+    blocks = in_blocks(z, classes)
+    keep = keep and len(blocks) == 1
+    sizes, sums, thresholds = [], [], []
+    for block, row in zip(blocks, rows.in_blocks(classes), strict=True):
+        errors = scratch.like(block, dtype, 0)
+        kept = torch.empty_like(errors) if keep else scratch.like(block, dtype, 1)
+        # PyTorch scatters a tensor several times faster than a number.
+        row.differences(block, errors).relu_().scatter_(axis, row.labels, torch.zeros_like(row.z_y))
         t: Any = SMALLEST[dtype]
         if hem:
             if classes < SAFE_MEAN:
-                t = errors.mean(axis, keepdim=True)
+                t = errors.sum(axis, keepdim=True).div_(classes)
             else:
                 largest = errors.amax(axis, keepdim=True)
                 t = largest - torch.sub(largest, errors, out=kept).sum(axis, keepdim=True).div_(classes)
-            t.clamp_(min=SMALLEST[dtype])
+            thresholds.append(t.clamp_(min=SMALLEST[dtype]))
         torch.ge(errors, t, out=kept)
-        found.append((kept.sum(axis), errors.mul_(kept).sum(axis), t.squeeze(axis) if hem else t))
-    sizes, sums, thresholds = zip(*found, strict=True)
-    size, total = join(sizes), join(sums)
+        sizes.append(kept.sum(axis, keepdim=True))
+        sums.append(errors.mul_(kept).sum(axis, keepdim=True))
+    size, values = joined(sizes, rows.z_y), joined(sums, rows.z_y)
     share = size.clamp(min=1.0).reciprocal_() if hem else torch.full_like(size, 1.0 / classes)
-    values = total.mul_(share)
-    return Measured(values, size, share, join(thresholds) if hem else thresholds[0], kept if small else None)
+    t = joined(thresholds, rows.z_y) if hem else SMALLEST[dtype]
+    return Measured(values.mul_(share), size, share, t, kept.view(z.shape) if keep else None)
 
 
-def join(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+def gradient_of_kept(kept: Tensor, rows: Rows, slope: Tensor, size: Tensor) -> Tensor:
+    """`slope` at each kept error and minus their sum at y, into the mask."""
+    return kept.mul_(slope).scatter_(1, rows.labels, (slope * size).neg_())
 
 
-def at_positions(numbers: Any, at: slice, axis: int) -> Any:
-    """A number as it is; one for each position beside its block's classes."""
-    return numbers[at].unsqueeze(axis) if isinstance(numbers, Tensor) else numbers
+def with_gradient(value: Tensor, logits: Tensor, gradient: Tensor) -> Tensor:
+    """A scalar with a gradient in the logits that is known already.
+
+    A product has that gradient, and PyTorch's own is differentiated several times faster than a Function in Python.
+    """
+    product = torch.dot(logits.reshape(-1), gradient.view(-1))
+    product.detach().copy_(value)
+    return product
 
 
 class Slope(Function):
     """Gives a measured loss its gradient in the logits: `slope` at each kept error, and minus their sum at y."""
 
     @staticmethod
-    def forward(
-        ctx: Any, z: Tensor, value: Tensor, slope: Tensor, labels: Tensor, z_y: Tensor, margins: Any, measured: Measured
-    ) -> Tensor:
-        ctx.margins, ctx.thresholds, pattern = margins, measured.thresholds, None
-        if measured.kept is not None:  # made already, and of no use to anybody else
-            axis = 1 if z.ndim == 2 else 0
-            pattern = measured.kept.mul_(slope.unsqueeze(axis))
-            y = labels.unsqueeze(axis)
-            pattern.scatter_(axis, y, (slope * measured.size).neg_().unsqueeze(axis))
-            pattern = pattern.view(z.shape)
-        thresholds = measured.thresholds if isinstance(measured.thresholds, Tensor) else None
-        margin_rows = margins if isinstance(margins, Tensor) else None
-        ctx.save_for_backward(z, labels, z_y, slope, measured.size, thresholds, margin_rows, pattern)
+    def forward(ctx: Any, z: Tensor, value: Tensor, slope: Tensor, rows: Rows, measured: Measured) -> Tensor:
+        numbers = [rows.margins, measured.thresholds]
+        ctx.numbers = [None if isinstance(number, Tensor) else number for number in numbers]
+        tensors = [number if isinstance(number, Tensor) else None for number in numbers]
+        ctx.save_for_backward(z, rows.labels, rows.z_y, slope, measured.size, *tensors)
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        z, labels, z_y, slope, size, thresholds, margin_rows, pattern = ctx.saved_tensors
-        margins = ctx.margins if margin_rows is None else margin_rows
-        t = ctx.thresholds if thresholds is None else thresholds
-
-        def gradient(slopes: Tensor) -> Tensor:
-            return slopes_at_kept(z, labels, z_y, margins, t, slopes, size)
-
-        if pattern is None and not torch.is_grad_enabled():
-            return gradient(slope * upstream), *[None] * 6
-        # Small, or to be differentiated once more: linear in what comes from above, constant in the logits.
+        z, labels, z_y, slope, size, *tensors = ctx.saved_tensors
+        margins, t = (n if x is None else x for n, x in zip(ctx.numbers, tensors, strict=True))
+        rows = Rows(labels, z_y, margins)
+        if not torch.is_grad_enabled():
+            return slopes_at_kept(z, rows, t, slope * upstream, size), *[None] * 4
+        # To be differentiated once more: linear in what comes from above, constant in the logits.
         with torch.no_grad():
-            pattern = gradient(slope) if pattern is None else pattern
-        if upstream.ndim:
-            upstream = upstream.unsqueeze(1) if z.ndim == 2 else upstream.view(z.shape[0], 1, -1)
-        return (pattern * upstream).to(z.dtype), *[None] * 6
+            pattern = slopes_at_kept(z, rows, t, slope, size)
+        return (pattern * upstream).to(z.dtype), *[None] * 4
 
 
-def slopes_at_kept(
-    z: Tensor, labels: Tensor, z_y: Tensor, margins: Any, thresholds: Any, slope: Tensor, size: Tensor
-) -> Tensor:
+def slopes_at_kept(z: Tensor, rows: Rows, thresholds: Any, slope: Tensor, size: Tensor) -> Tensor:
     """The gradient. The mask is made again where the gradient goes, so that nothing else of its size is needed."""
     gradient = torch.empty_like(z, memory_format=torch.contiguous_format)
-    true = (slope * size).neg_()
-    memory = None if z.dtype == z_y.dtype else Scratch(z, z_y.dtype)
-    for (block, at, axis), (result, _, _) in zip(blocks(z), blocks(gradient), strict=True):
-        out = result if memory is None else memory.like(block)
-        differences(block, z_y[at].unsqueeze(axis), at_positions(margins, at, axis), out)
-        torch.ge(out, at_positions(thresholds, at, axis), out=out)
-        out.mul_(slope[at].unsqueeze(axis))
-        out.scatter_(axis, labels[at].unsqueeze(axis), true[at].unsqueeze(axis))
-        if memory is not None:
+    classes, dtype, axis = z.shape[1], rows.z_y.dtype, 1 if z.ndim == 2 else 0
+    blocks = in_blocks(z, classes)
+    many = isinstance(thresholds, Tensor)
+    for block, result, row, t, slopes, true in zip(
+        blocks,
+        in_blocks(gradient, classes),
+        rows.in_blocks(classes),
+        in_blocks(thresholds, classes) if many else [thresholds] * len(blocks),
+        in_blocks(slope, classes),
+        in_blocks((slope * size).neg_(), classes),
+        strict=True,
+    ):
+        out = result if z.dtype == dtype else scratch.like(block, dtype, 0)
+        row.differences(block, out)
+        torch.ge(out, t, out=out).mul_(slopes).scatter_(axis, row.labels, true)
+        if out is not result:
             result.copy_(out)
     return gradient

@@ -169,9 +169,9 @@ def constant(
     return value, torch.where(good.all(), one, torch.nan)
 
 
-def at_true_class(vector: Tensor, positions: Positions) -> Tensor:
-    """A constant (a number or a vector over classes) at each position's true class, in the compute dtype."""
-    vector, labels = vector.to(positions.logits.dtype), positions.labels
+def at_true_class(vector: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
+    """A constant (a number or a vector over classes) at each position's true class."""
+    vector = vector.to(dtype)
     if vector.ndim == 0:
         return vector.expand(labels.shape)
     # Not vector[labels]: under vmap a single label would have to be read.
@@ -192,5 +192,4 @@ def add_up(values: Tensor, weights: Tensor, counts: Tensor, reduction: str) -> t
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
     """The quotient, with 0/0 = 0: nothing adds up to a numerator of exactly 0."""
-    empty = denominator == 0
-    return numerator / torch.where(empty, 1.0, denominator)
+    return numerator / (denominator + (denominator == 0))

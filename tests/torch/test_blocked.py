@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -43,19 +44,20 @@ def check(loss: str, logits: Any, labels: Any, *, rtol: float = 2e-6, **options:
 def is_blocked(value: Any) -> bool:
     """The gradient comes from `blocked`, through a division or none."""
     step = value.grad_fn
-    while step is not None and "Slope" not in step.name():
+    while step is not None and not step.name().startswith(("Slope", "Dot")):
         step = step.next_functions[0][0] if step.next_functions else None
     return step is not None
 
 
+@pytest.mark.parametrize("small", [0, 1 << 16], ids=["mask made again", "mask kept"])
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("loss", LOSSES)
 @pytest.mark.parametrize("shape", [(1, 7), (7, 7), (8, 7), (9, 7), (3, 64), (2, 65), (2, 7, 17), (3, 5, 2, 13)])
 def test_any_blocks_give_the_reference(
-    shape: tuple[int, ...], loss: str, reduction: str, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...], loss: str, reduction: str, small: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(blocked, "BLOCK", 64)
-    monkeypatch.setattr(blocked, "SMALL", 0)  # backward makes the mask again
+    monkeypatch.setattr(blocked, "SMALL", small)
     logits, labels = draw(shape)
     assert is_blocked(check(loss, logits, labels, reduction=reduction))
     rng = np.random.default_rng(1)
@@ -151,3 +153,15 @@ def test_no_gradient_is_asked_for() -> None:
     assert not hemspec.torch.hem_loss(torch.tensor(logits), torch.tensor(labels)).requires_grad
     with torch.no_grad():
         assert not hemspec.torch.hem_loss(torch.tensor(logits, requires_grad=True), torch.tensor(labels)).requires_grad
+
+
+def test_scratch_memory_outlives_what_is_set_around_a_call() -> None:
+    """It is made once in each thread, so under the first call's settings, whatever those of the next one are."""
+    logits, labels = draw((64, 1100))  # more than one with a kept mask
+    blocked.scratch.kept.clear()
+    with torch.inference_mode(), torch.device("meta"):
+        hemspec.torch.hem_loss(torch.from_numpy(logits), torch.from_numpy(labels))
+    assert blocked.scratch.kept
+    assert is_blocked(check("hem_loss", logits, labels))
+    with ThreadPoolExecutor(4) as pool:  # threads that shared the memory would spoil each other's answers
+        list(pool.map(lambda seed: check("hem_loss", *draw((64, 1100), seed)), range(24)))
