@@ -55,8 +55,10 @@ def select_framework(name: str) -> Framework:
             if isinstance(sample_weight, np.ndarray):
                 sample_weight = torch.as_tensor(sample_weight.astype(np.float64), device=y_pred.device)
             labels = torch.as_tensor(labels, device=y_pred.device)
-            y_pred = y_pred.movedim(axis, min(1, y_pred.ndim - 1))
-            return function(y_pred, labels, sample_weight=sample_weight, **options)
+            usual = min(1, y_pred.ndim - 1)
+            if axis == usual:
+                return function(y_pred, labels, sample_weight=sample_weight, **options)
+            return function(y_pred.movedim(axis, usual), labels, sample_weight=sample_weight, **options)
 
         return Framework(torch_functions, call_torch, read_torch)
     raise ImportError(

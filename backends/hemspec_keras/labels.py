@@ -35,29 +35,42 @@ class Labels(NamedTuple):
     exact: Any = True  # bool, whether the label was an integer or a one-hot row
 
     def not_ignored(self, ignore_class: int | None) -> Any:
-        """Bool: whether the label is not `ignore_class`, the two compared as mathematical integers."""
+        """Bool: whether the label is not `ignore_class`, the two compared as mathematical integers; None for all."""
         if ignore_class is None or not representable(ignore_class, dtype_name(self.indices)):
-            return ops.convert_to_tensor(self.indices == self.indices)  # all of them
+            return None
         if isinstance(self.indices, np.ndarray):
             return ops.convert_to_tensor(self.indices != ignore_class)
         return ops.not_equal(self.indices, ops.cast(ignore_class, dtype_name(self.indices)))
 
     def check_values(self, exists: Any, weights: Any, classes: int | None) -> None:
-        """Weights are numbers >= 0 and labels are classes, as far as they can be read. What came is in the message."""
-        valid, indices, weights = read(exists), read(self.indices), read(1 if weights is None else weights)
-        given, exact = read(self.given), read(self.exact)
-        if classes is None or valid is None or indices is None or weights is None or given is None or exact is None:
+        """Weights are numbers >= 0 and labels are classes, as far as they can be read. What came is in the message.
+
+        None for all that exist, and for weights of 1.
+        """
+        if classes is None:
             return
-        weights = np.broadcast_to(weights.reshape(weights.shape + (1,) * (valid.ndim - weights.ndim)), valid.shape)
-        check_weight_values(weights, valid)
-        valid = valid & (weights > 0)
-        bad = valid & ~exact
-        if bad.any():
-            where, at = first(bad)
-            raise ValueError(
-                "y_true must hold integer class indices or exact one-hot rows (soft labels are not supported);"
-                f" got {given[where].tolist()}{at}"
-            )
+        indices, valid = read(self.indices), read(True if exists is None else exists)
+        if indices is None or valid is None:
+            return
+        valid = np.broadcast_to(valid, indices.shape)
+        if weights is not None:
+            weights = read(weights)
+            if weights is None:
+                return
+            weights = np.broadcast_to(weights.reshape(weights.shape + (1,) * (valid.ndim - weights.ndim)), valid.shape)
+            check_weight_values(weights, valid)
+            valid = valid & (weights > 0)
+        if self.exact is not True:
+            given, exact = read(self.given), read(self.exact)
+            if given is None or exact is None:
+                return
+            bad = valid & ~exact
+            if bad.any():
+                where, at = first(bad)
+                raise ValueError(
+                    "y_true must hold integer class indices or exact one-hot rows (soft labels are not supported);"
+                    f" got {given[where].tolist()}{at}"
+                )
         check_label_values(indices, valid, classes, name="y_true")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import operator
 import sys
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import keras
@@ -24,7 +25,6 @@ from hemspec.arguments import (
     check_logits,
     check_per_class,
     check_reduction,
-    check_terms_reduction,
     read_constant,
     read_number,
 )
@@ -109,31 +109,42 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
         Returns:
             The reduced loss, float64 for float64 logits, else float32.
         """
-        numerator, denominator = self._terms(y_true, y_pred, sample_weight, self.reduction)
-        if denominator is None:
-            return numerator
-        empty = ops.equal(denominator, ops.zeros_like(denominator))
-        value = numerator / ops.where(empty, ops.ones_like(denominator), denominator)
+        call, elements = self._prepare(y_true, y_pred, sample_weight)
+        if self.reduction in ("none", None):
+            return call("none")
+        if self.reduction == "sum":
+            return call("sum")
+        if self.reduction == "sum_over_batch_size":
+            value = call("sum") / ops.maximum(elements(), 1)
+        else:
+            value = call(self._average)
         # As Keras does for averages: the optimizer adds up the replicas' gradients.
         replicas = FRAMEWORK.replicas()
         return value / replicas if replicas > 1 else value
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The loss of each position, neither weighted nor reduced; masked and ignored ones are 0."""
-        return self._terms(y_true, y_pred, None, "none")[0]
+        return self._prepare(y_true, y_pred, None)[0]("none")
 
     def terms(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> tuple[Any, Any]:
         """The numerator and denominator of the average, same arguments as the loss.
 
         Summed over micro-batches or replicas and then divided they give the average over all of them.
         """
-        numerator, denominator = self._terms(y_true, y_pred, sample_weight, self.reduction)
-        if denominator is None:
-            check_terms_reduction(self.reduction)
+        call, elements = self._prepare(y_true, y_pred, sample_weight)
+        if self.reduction == "sum_over_batch_size":
+            total = call("sum")
+            return total, ops.cast(elements(), total.dtype)
+        numerator, denominator = call(self._average, terms=True)
         return numerator, denominator
 
-    def _terms(self, y_true: Any, y_pred: Any, sample_weight: Any, reduction: str | None) -> tuple[Any, Any]:
-        """Numerator and denominator of a reduction, None for the latter where there is none."""
+    @property
+    def _average(self) -> Any:
+        """The specification's name of the reduction."""
+        return "mean" if self.reduction == "mean_with_sample_weight" else self.reduction
+
+    def _prepare(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Callable[..., Any], Callable[[], Any]]:
+        """The loss or its terms as a function of the reduction, and how many elements there are to average over."""
         mask = get_keras_mask(y_pred)
         y_pred = ops.convert_to_tensor(y_pred)
         shape = static_shape(y_pred, "y_pred")
@@ -141,36 +152,32 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
         labels = integer_labels(y_true, shape, class_axis, ignore_class=self.ignore_class)
         exists = labels.not_ignored(self.ignore_class)
         if mask is not None:
-            mask = ops.cast(checked(mask, "the mask of y_pred", labels.shape), "bool")
-            exists = ops.logical_and(exists, with_rank(mask, len(labels.shape)))
+            mask = with_rank(ops.cast(checked(mask, "the mask of y_pred", labels.shape), "bool"), len(labels.shape))
+            exists = mask if exists is None else ops.logical_and(exists, mask)
         if sample_weight is not None:
             sample_weight = checked(sample_weight, "sample_weight", labels.shape)
         weights = masked(sample_weight, mask)
         labels.check_values(exists, weights, shape[class_axis])
 
-        def call(function: Any, reduction: str | None) -> Any:
-            options = {name: as_option(getattr(self, name)) for name in self.constants}
+        def call(reduction: str, *, terms: bool = False) -> Any:
+            function = loss_function_named(self.function_name)
             return FRAMEWORK.call(
-                function,
+                function.terms if terms else function,
                 y_pred,
                 labels.indices,
                 axis=class_axis,
                 sample_weight=weights,
                 ignore_index=self.ignore_class,
                 reduction=reduction,
-                **options,
+                **{name: as_option(getattr(self, name)) for name in self.constants},
             )
 
-        function = loss_function_named(self.function_name)
-        if reduction in ("none", None):
-            return call(function, "none"), None
-        if reduction == "sum":
-            return call(function, "sum"), None
-        if reduction == "sum_over_batch_size":
-            total = call(function, "sum")
-            return total, ops.sum(ops.cast(self._elements(exists), total.dtype))
-        numerator, denominator = call(function.terms, "mean" if reduction == "mean_with_sample_weight" else reduction)
-        return numerator, denominator
+        def elements() -> Any:
+            everything = ops.ones(ops.shape(labels.indices), "bool")
+            exist = everything if exists is None else ops.logical_and(exists, everything)
+            return ops.sum(ops.cast(self._elements(exist), "float32"))
+
+        return call, elements
 
     def _elements(self, exists: Any) -> Any:
         """What there is to average over, given which positions exist."""

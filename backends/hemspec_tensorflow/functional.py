@@ -1,4 +1,4 @@
-"""The losses of hemspec as TensorFlow functions, in plain operations.
+"""The losses of hemspec as TensorFlow functions, in plain operations but for the margin losses (see `margin`).
 
 They mirror `hemspec.reference`, where the maths of each loss is written out. Common to all: logits and labels are
 tensors, variables or NumPy arrays; the logits are floating point; float16 and bfloat16 are computed in float32 and give
@@ -15,7 +15,17 @@ import tensorflow as tf
 
 from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
 from hemspec.loss_function import loss_function
-from hemspec_tensorflow.positions import Positions, add_up, at_true_class, constant, divide, keep, read_positions
+from hemspec_tensorflow.margin import add_up_positions, kept_mean
+from hemspec_tensorflow.positions import (
+    Positions,
+    add_up,
+    at_true_class,
+    constant,
+    divide,
+    keep,
+    read_positions,
+    read_targets,
+)
 
 __all__ = [
     "cross_entropy_loss",
@@ -28,11 +38,11 @@ __all__ = [
 ]
 
 
-def spoil(z: tf.Tensor, spoilt: tf.Tensor, *poisons: tf.Tensor) -> tf.Tensor:
+def spoil(z: tf.Tensor, spoilt: tf.Tensor, *poisons: tf.Tensor | None) -> tf.Tensor:
     """The logits, with every row NaN that is spoilt or poisoned: so is its gradient then."""
     factor = keep(~spoilt, tf.ones_like(spoilt, z.dtype), float("nan"))
     for poison in poisons:
-        factor = factor * poison
+        factor = factor if poison is None else factor * poison
     return z * factor[..., tf.newaxis]
 
 
@@ -41,32 +51,29 @@ def of_true_class(z: tf.Tensor, positions: Positions) -> tf.Tensor:
     return tf.reduce_sum(keep(positions.true_class, z), -1)
 
 
-def margin_differences(positions: Positions, margin: Any) -> tuple[tf.Tensor, tf.Tensor]:
-    """(z_j - z_y) + m with its gradient, and the errors e without one; NaN throughout a row that holds a NaN."""
-    margins, poison = constant(margin, positions, name="margin", per_class=True)
-    z = positions.logits
-    distances = z - of_true_class(z, positions)[..., tf.newaxis]
-    row_is_nan = tf.reduce_any(tf.math.is_nan(distances) & ~positions.true_class, -1)
-    # The product between the difference and the margin also keeps the graph optimiser from turning (z_j - z_y) + m
-    # into (z_j + m) - z_y, which rounds at the size of the logits.
-    distances = spoil(distances, row_is_nan, positions.poison, poison)
-    differences = distances + at_true_class(margins, positions)[..., tf.newaxis]
-    no_error = positions.true_class | (differences <= 0)
-    return differences, tf.stop_gradient(tf.where(no_error, tf.constant(0.0, z.dtype), differences))
-
-
-def kept_errors(errors: tf.Tensor) -> tf.Tensor:
-    """K as a mask: the errors that are not below the mean error. A NaN is never lost.
-
-    Distances from the largest error instead of the mean itself: that form keeps the largest error in every summation
-    order, and it needs no division.
-    """
-    largest = tf.reduce_max(errors, -1, keepdims=True)
-    shortfall = largest - errors
-    classes = tf.cast(tf.shape(errors)[-1], errors.dtype)
-    high = classes * shortfall <= tf.reduce_sum(shortfall, -1, keepdims=True)
-    high = tf.where(tf.math.is_inf(largest), errors == largest, high)
-    return (high & (errors > 0)) | tf.math.is_nan(errors)
+def margin_terms(
+    logits: Any, labels: Any, margin: Any, reduction: str, *, hem: bool, **options: Any
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Numerator and denominator of HEM, or of the multi-class margin loss."""
+    check_reduction(reduction, MARGIN_REDUCTIONS)
+    targets = read_targets(logits, labels, **options)
+    margins, poison = constant(margin, targets, name="margin", per_class=True)
+    margins = at_true_class(margins, targets)
+    values = kept_mean(targets.logits, targets.labels, margins, targets.factor, hem=hem)
+    if poison is not None:
+        values *= poison
+    if reduction == "none":
+        return values, None
+    numerator = add_up_positions(values)
+    if reduction == "sum":
+        return numerator, None
+    counts = values if reduction == "active_mean" else targets.factor
+    if counts is None:  # all of them
+        return numerator, tf.cast(tf.size(values), values.dtype)
+    counts = counts != 0  # a NaN counts
+    return numerator, add_up_positions(
+        tf.cast(counts, values.dtype) if targets.weights is None else keep(counts, targets.weights)
+    )
 
 
 @loss_function(divide)
@@ -112,14 +119,8 @@ def hem_loss(
         >>> tape.gradient(loss, logits)[0].numpy().tolist()
         [-1.0, 1.0, 0.0, 0.0]
     """
-    check_reduction(reduction, MARGIN_REDUCTIONS)
-    positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
-    differences, errors = margin_differences(positions, margin)
-    # The kept set is a constant, so no gradient flows through the threshold.
-    kept = kept_errors(errors)
-    size = tf.reduce_sum(tf.cast(kept, errors.dtype), -1)
-    values = tf.math.divide_no_nan(tf.reduce_sum(keep(kept, differences), -1), size)
-    return add_up(values, positions.weights, positions.valid, reduction)
+    options = {"axis": axis, "sample_weight": sample_weight, "ignore_index": ignore_index}
+    return margin_terms(logits, labels, margin, reduction, hem=True, **options)
 
 
 @loss_function(divide)
@@ -150,16 +151,11 @@ def multi_margin_loss(
         >>> float(multi_margin_loss([[1.0, 1.5, 0.0, -3.0]], [0]))
         0.375
     """
-    check_reduction(reduction, MARGIN_REDUCTIONS)
-    positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
-    differences, errors = margin_differences(positions, margin)
-    # At a kink, an error of exactly 0, the gradient is 0.
-    counted = (errors > 0) | tf.math.is_nan(errors)
-    values = tf.reduce_sum(keep(counted, differences), -1) / tf.cast(positions.classes, errors.dtype)
-    return add_up(values, positions.weights, positions.valid, reduction)
+    options = {"axis": axis, "sample_weight": sample_weight, "ignore_index": ignore_index}
+    return margin_terms(logits, labels, margin, reduction, hem=False, **options)
 
 
-def softmax_logits(positions: Positions, *poisons: tf.Tensor) -> tf.Tensor:
+def softmax_logits(positions: Positions, *poisons: tf.Tensor | None) -> tf.Tensor:
     """The logits of a loss with a softmax, their maximum subtracted: a NaN, a +inf or nothing but -inf spoils a row.
 
     The maximum goes first so that no later sum (with a log prior, say) rounds at the size of a common offset. Such a

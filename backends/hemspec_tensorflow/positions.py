@@ -35,14 +35,13 @@ from hemspec.arguments import (
 )
 
 
-class Positions(NamedTuple):
-    """Every tensor but `logits` has the shape of the labels and carries no gradient."""
+class Targets(NamedTuple):
+    """A checked call. Labels, weights and the rest have the shape of the labels and carry no gradient."""
 
-    logits: tf.Tensor  # class axis last, in the compute dtype, zero where not valid
-    labels: tf.Tensor  # int64, in [0, C) everywhere
-    weights: tf.Tensor  # compute dtype, 0 where not valid, NaN where bad
-    valid: tf.Tensor  # bool
-    poison: tf.Tensor  # 1, or NaN where the label, the weight or a size is bad
+    logits: tf.Tensor  # class axis last, otherwise as they came
+    labels: tf.Tensor  # int32 or int64, in [0, C) everywhere
+    weights: tf.Tensor | None  # of the caller, 0 where ignored, NaN where bad; None for no weights
+    factor: tf.Tensor | None  # 0 where not valid, NaN where something is bad, else the weight or 1; None for all 1
 
     @property
     def classes(self) -> Any:
@@ -50,9 +49,32 @@ class Positions(NamedTuple):
         return last_size(self.logits)
 
     @property
+    def compute(self) -> tf.DType:
+        return tf.float64 if self.logits.dtype == tf.float64 else tf.float32
+
+
+class Positions(NamedTuple):
+    """Targets with everything filled in, and nothing left in the logits of what does not exist."""
+
+    logits: tf.Tensor  # class axis last, in the compute dtype, zero where not valid
+    labels: tf.Tensor
+    weights: tf.Tensor
+    valid: tf.Tensor
+    poison: tf.Tensor
+
+    @property
+    def classes(self) -> Any:
+        """C, a tensor where a trace does not know it."""
+        return last_size(self.logits)
+
+    @property
+    def compute(self) -> tf.DType:
+        return self.logits.dtype
+
+    @property
     def true_class(self) -> tf.Tensor:
         """One-hot labels as a mask, the shape of the logits."""
-        return self.labels[..., tf.newaxis] == tf.range(tf.cast(self.classes, tf.int64))
+        return self.labels[..., tf.newaxis] == tf.range(tf.cast(self.classes, self.labels.dtype))
 
 
 def to_tensor(value: Any, name: str) -> tf.Tensor:
@@ -93,9 +115,13 @@ def keep(mask: tf.Tensor, tensor: tf.Tensor, otherwise: float = 0.0) -> tf.Tenso
     return tf.where(mask, tensor, tf.constant(otherwise, tensor.dtype))
 
 
+def nan(dtype: tf.DType) -> tf.Tensor:
+    return tf.constant(float("nan"), dtype)
+
+
 def nan_where(bad: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """The factor that poisons: NaN, and 1 where not bad."""
-    return tf.where(bad, tf.constant(float("nan"), dtype), tf.constant(1.0, dtype))
+    return tf.where(bad, nan(dtype), tf.constant(1.0, dtype))
 
 
 def not_finite_or_negative(numbers: tf.Tensor, *, positive: bool = False) -> tf.Tensor:
@@ -103,8 +129,8 @@ def not_finite_or_negative(numbers: tf.Tensor, *, positive: bool = False) -> tf.
     return tf.math.is_nan(numbers) | tf.math.is_inf(numbers) | (numbers <= 0 if positive else numbers < 0)
 
 
-def read_positions(logits: Any, labels: Any, *, axis: int, sample_weight: Any, ignore_index: int | None) -> Positions:
-    """Check the arguments every loss takes, and mask what does not exist."""
+def read_targets(logits: Any, labels: Any, *, axis: int, sample_weight: Any, ignore_index: int | None) -> Targets:
+    """Check the arguments every loss takes. What can be seen to be as usual costs no operation."""
     logits, labels = to_tensor(logits, "logits"), to_tensor(labels, "labels")
     if labels.shape.rank is not None:
         logits = with_rank(logits, labels.shape.rank + 1)
@@ -120,86 +146,110 @@ def read_positions(logits: Any, labels: Any, *, axis: int, sample_weight: Any, i
         others = [i for i in range(len(logits_shape)) if i != class_axis]
         logits = tf.transpose(logits, [*others, class_axis])
     # Sizes that tracing could not compare. A mismatch concerns every position, also those that broadcasting made up.
-    mismatch = tf.constant(False)
+    mismatch = None
     if None in (*logits_shape, *labels_shape):
         mismatch = tf.reduce_any(tf.shape(labels) != tf.shape(logits)[:-1]) | (tf.shape(logits)[-1] < 2)
 
-    wide_labels = tf.cast(labels, tf.int64)
-    exists = tf.ones_like(wide_labels, tf.bool)
+    indices = labels if labels.dtype in (tf.int32, tf.int64) else tf.cast(labels, tf.int64)
+    exists = None
     if ignore_index is not None and representable(ignore_index, labels.dtype.name):
         # A uint64 beyond int64 wraps around, here on both sides.
-        exists = wide_labels != tf.constant(np.array(ignore_index).astype(np.int64))
-    if sample_weight is None:
-        weights = tf.cast(exists, compute)
-        bad_weight = mismatch & exists
-    else:
+        exists = indices != tf.constant(np.array(ignore_index).astype(indices.dtype.as_numpy_dtype))
+        readable = read(exists)
+        if readable is not None and readable.all():
+            exists = None
+    weights, bad = None, mismatch
+    if sample_weight is not None:
         sample_weight = with_rank(to_tensor(sample_weight, "sample_weight"), len(labels_shape))
         weight_shape = static_shape(sample_weight, "sample_weight")
         check_weight(weight_shape, sample_weight.dtype.name, labels_shape)
         weights = tf.stop_gradient(tf.cast(sample_weight, compute))
         if None in (*weight_shape, *labels_shape):
-            mismatch |= tf.reduce_any(tf.shape(weights) != tf.shape(labels)[: len(weight_shape)])
+            bad = either(bad, tf.reduce_any(tf.shape(weights) != tf.shape(labels)[: len(weight_shape)]))
         for _ in labels_shape[len(weight_shape) :]:
             weights = weights[..., tf.newaxis]
         weights = tf.broadcast_to(weights, tf.shape(labels))
-        bad_weight = exists & not_finite_or_negative(weights)
-        readable_weights, readable_exists = read(weights), read(exists)
-        if readable_weights is not None and readable_exists is not None:
-            check_weight_values(readable_weights, readable_exists)
-        weights = keep(exists, weights)
-    bad_weight |= mismatch
-    valid = (exists & (weights > 0)) | bad_weight
+        if exists is not None:
+            weights = keep(exists, weights)
+        readable = read(weights)
+        if readable is not None:
+            check_weight_values(readable, np.ones_like(readable, np.bool_))
+        else:
+            bad = either(bad, not_finite_or_negative(weights))
+            weights = tf.where(bad, nan(compute), weights)
+        exists = weights != 0
 
-    classes = last_size(logits)
-    readable_labels, readable_valid = read(labels), read(valid)
-    if readable_labels is not None and readable_valid is not None:
-        check_label_values(readable_labels, readable_valid, classes)
-    bad_label = (wide_labels < 0) | (wide_labels >= tf.cast(classes, tf.int64))
-    return Positions(
-        logits=tf.cast(keep(valid[..., tf.newaxis], logits), compute),
-        labels=tf.where(valid & ~bad_label, wide_labels, tf.constant(0, tf.int64)),
-        weights=tf.where(bad_weight, tf.constant(float("nan"), compute), weights),
-        valid=valid,
-        poison=nan_where(valid & (bad_label | bad_weight), compute),
-    )
+    classes, factor = last_size(logits), weights
+    readable, readable_exists = read(labels), np.asarray(True) if exists is None else read(exists)
+    if readable is not None and readable_exists is not None:
+        check_label_values(readable, np.broadcast_to(readable_exists, readable.shape), classes)
+        inside = indices if exists is None else tf.where(exists, indices, tf.constant(0, indices.dtype))
+        if factor is None and exists is not None:
+            factor = tf.cast(exists, compute)
+    else:
+        inside = tf.clip_by_value(indices, 0, tf.cast(classes, indices.dtype) - 1)
+        factor = tf.where(inside == indices, tf.constant(1.0, compute) if weights is None else weights, nan(compute))
+        if exists is not None:
+            factor = keep(exists, factor)
+        if bad is not None:
+            factor = tf.where(bad, nan(compute), factor)
+    return Targets(logits, inside, weights, factor)
+
+
+def either(mask: tf.Tensor | None, other: tf.Tensor | None) -> Any:
+    """Where one of two masks holds; None for one that holds nowhere."""
+    return other if mask is None else mask if other is None else mask | other
+
+
+def read_positions(logits: Any, labels: Any, *, axis: int, sample_weight: Any, ignore_index: int | None) -> Positions:
+    """Check the arguments every loss takes, and mask what does not exist."""
+    targets = read_targets(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
+    factor = tf.ones_like(targets.labels, targets.compute) if targets.factor is None else targets.factor
+    valid, poison = factor != 0, nan_where(tf.math.is_nan(factor), targets.compute)
+    weights = tf.cast(valid, targets.compute) if targets.weights is None else targets.weights
+    logits = tf.cast(keep(valid[..., tf.newaxis], targets.logits), targets.compute)
+    return Positions(logits, targets.labels, weights, valid, poison)
 
 
 def constant(
     value: Any,
-    positions: Positions,
+    like: Targets | Positions,
     *,
     name: str,
     scalar: bool = True,
     per_class: bool = False,
     positive: bool = False,
-) -> tuple[tf.Tensor, tf.Tensor]:
+) -> tuple[tf.Tensor, tf.Tensor | None]:
     """A hyper-parameter as a tensor without gradient, in float64, and its poison: 1, or NaN if a value is bad.
 
-    One number (if `scalar`) or a vector with one entry for each class (if `per_class`).
+    One number (if `scalar`) or a vector with one entry for each class (if `per_class`). No poison, None, where it has
+    been read.
     """
-    if not tf.is_tensor(value):
-        value = read_constant(value, name=name, positive=positive)
-    value = tf.convert_to_tensor(value)
-    check_constant_dtype(value.dtype.name, name)
-    shape, classes = static_shape(value, name), positions.logits.shape[-1]
+    readable = None if tf.is_tensor(value) else read_constant(value, name=name, positive=positive)
+    if readable is None:
+        value = tf.convert_to_tensor(value)
+        check_constant_dtype(value.dtype.name, name)
+        readable = read(value)
+    if readable is not None:
+        value = tf.constant(read_constant(readable, name=name, positive=positive))
+    shape, classes = static_shape(value, name), like.logits.shape[-1]
     if per_class:
         check_per_class(shape, classes, name=name, scalar=scalar)
     else:
         check_number(shape, name=name)
-    readable = read(value)
-    if readable is not None:
-        read_constant(readable, name=name, positive=positive)
-    value = tf.stop_gradient(tf.cast(value, tf.float64))
-    bad = tf.reduce_any(not_finite_or_negative(value, positive=positive))
+    bad = None
+    if readable is None:
+        value = tf.stop_gradient(tf.cast(value, tf.float64))
+        bad = tf.reduce_any(not_finite_or_negative(value, positive=positive))
     if shape and None in (*shape, classes):
-        bad |= tf.shape(value)[0] != positions.classes
-    return value, nan_where(bad, positions.logits.dtype)
+        bad = either(bad, tf.shape(value)[0] != like.classes)
+    return value, None if bad is None else nan_where(bad, like.compute)
 
 
-def at_true_class(vector: tf.Tensor, positions: Positions) -> tf.Tensor:
+def at_true_class(vector: tf.Tensor, like: Targets | Positions) -> tf.Tensor:
     """A constant (a number or a vector over classes) at each position's true class, in the compute dtype."""
-    vector = tf.cast(vector, positions.logits.dtype)
-    return tf.gather(vector, positions.labels) if vector.shape.rank else vector
+    vector = tf.cast(vector, like.compute)
+    return tf.gather(vector, like.labels) if vector.shape.rank else vector
 
 
 def add_up(
@@ -209,11 +259,7 @@ def add_up(
     weighted = keep(counts, weights * values)
     if reduction == "none":
         return weighted, None
-    if reduction == "sum":
-        return tf.reduce_sum(weighted), None
-    if reduction == "active_mean":
-        counts = counts & ((values > 0) | tf.math.is_nan(values))
-    return tf.reduce_sum(weighted), tf.reduce_sum(keep(counts, weights))
+    return tf.reduce_sum(weighted), None if reduction == "sum" else tf.reduce_sum(keep(counts, weights))
 
 
 def divide(numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
