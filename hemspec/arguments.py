@@ -88,6 +88,49 @@ def check_logits(shape: Shape, dtype: str, axis: object = -1, *, name: str = "lo
     return class_axis
 
 
+def check_head(
+    features: tuple[Shape, str],
+    weight: tuple[Shape, str],
+    bias: tuple[Shape, str] | None,
+    *,
+    class_axis: int,
+    names: Sequence[str] = ("features", "weight", "bias"),
+) -> int | None:
+    """Features (..., D), a weight of (C, D) or (D, C) and a bias of (C,), each a shape and a dtype. Returns C."""
+    (shape, dtype), (weight_shape, _), (name, weight_name, bias_name) = features, weight, names
+    if dtype not in FLOATING:
+        raise TypeError(f"{name} must be floating point, one of {', '.join(FLOATING)}; got {dtype}")
+    if len(shape) == 0:
+        raise ValueError(f"{name} must have a feature axis: expected shape (..., D), got a scalar")
+    form = ["C", "D"] if class_axis == 0 else ["D", "C"]
+    expected = f"({', '.join(form)})"
+    if len(weight_shape) != 2 or not agree((shape[-1],), (weight_shape[1 - class_axis],)):
+        raise ValueError(
+            f"{weight_name} must have shape {expected} with D = {show_size(shape[-1], '?')}, the last axis of {name};"
+            f" got {show(weight_shape)}"
+        )
+    classes = weight_shape[class_axis]
+    if classes is not None and classes < 2:
+        raise ValueError(f"{weight_name} must have shape {expected} with at least 2 classes; got {show(weight_shape)}")
+    if bias is not None and not agree(bias[0], (classes,)):
+        raise ValueError(f"{bias_name} must have shape ({show_size(classes, 'C')},); got {show(bias[0])}")
+    for other, array in ((weight_name, weight), (bias_name, bias)):
+        if array is not None and array[1] != dtype:
+            raise TypeError(f"{other} must have the dtype of {name}, {dtype}; got {array[1]}")
+    return classes
+
+
+def check_chunk_rows(chunk_rows: object, *, name: str = "chunk_rows") -> int | None:
+    """A number of positions, or None for a choice."""
+    if chunk_rows is None:
+        return None
+    if isinstance(chunk_rows, bool) or not isinstance(chunk_rows, int | np.integer):
+        raise TypeError(f"{name} must be an integer or None; got {type(chunk_rows).__name__}")
+    if chunk_rows < 1:
+        raise ValueError(f"{name} must be at least 1; got {chunk_rows}")
+    return int(chunk_rows)
+
+
 def check_labels(
     shape: Shape, dtype: str, logits_shape: Shape, class_axis: int, *, name: str = "labels", logits_name: str = "logits"
 ) -> None:

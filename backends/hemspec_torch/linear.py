@@ -1,0 +1,282 @@
+"""HEM of a linear head whose logits are never all there at once.
+
+The threshold of a position needs all of its classes, so the rows are cut into chunks, not the classes. Forward computes
+the logits of a chunk and keeps of each logit one bit, whether its error is kept: the gradient in the logits is one
+number for each row where the bit is set, another at the true class, and 0 elsewhere. Backward writes the gradient of a
+chunk from its bits and multiplies it with the weight, then that of all rows and a few classes and multiplies it with
+the features. So there are three products, as without chunks, each entry of a result is a single sum that is rounded
+once, and whatever comes from above (a scale, one number for each position, a second backward) costs nothing more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function, forward_ad
+
+from hemspec.arguments import MARGIN_REDUCTIONS, check_chunk_rows, check_head, check_labels, check_reduction
+from hemspec.loss_function import loss_function
+from hemspec_torch.blocked import BLOCK, SMALLEST
+from hemspec_torch.functional import hem_loss
+from hemspec_torch.positions import add_up, check_tensors, constant, divide, dtype_name, targets_for
+
+__all__ = ["linear_hem_loss"]
+
+PART = 32
+FEWEST, MOST = 1 << 23, 1 << 26
+"""A chunk is that part of the logits, but not fewer and not more of them: 32 to 256 MB in float32. Fewer rows than
+some 256 make a product that waits for the weight to be read, once for each chunk."""
+
+
+@loss_function(divide)
+def linear_hem_loss(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    margin: Any = 1.0,
+    sample_weight: Tensor | None = None,
+    ignore_index: int | None = -100,
+    reduction: str = "active_mean",
+    chunk_rows: int | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """HEM loss of a linear head, ``hem_loss(F.linear(input, linear_weight, linear_bias), target)``, in little memory.
+
+    Takes the place of ``F.linear_cross_entropy``. The logits are computed a chunk of positions at a time and not kept;
+    from forward to backward there is one bit for each. Differentiable in input, weight and bias.
+
+    float16 and bfloat16: on CUDA the logits of a chunk are float32, not rounded to the dtype of the factors as
+    ``F.linear`` does; elsewhere they are what ``F.linear`` gives. The loss is computed from them in float32. The
+    gradient in the logits is rounded to the dtype of the factors, as without chunks; each entry of the results is one
+    product's sum, rounded once: nothing is accumulated over chunks. Under autocast the factors are cast as ``F.linear``
+    casts them.
+
+    Compiled, it is part of the graph, its loop over chunks unrolled. ``torch.func``'s transformations and forward-mode
+    differentiation need all logits at once, and so does a second backward.
+
+    Args:
+        input: features, floating point, shape ``(..., D)``.
+        linear_weight: of the head, shape ``(C, D)``, C >= 2.
+        target: class indices in [0, C), integers, shape ``(...)``.
+        linear_bias: of the head, shape ``(C,)``, or None.
+        margin, sample_weight, ignore_index, reduction: as in `hem_loss`. The features of a position that does not
+            exist are not looked at.
+        chunk_rows: positions in a chunk. None: a thirty-second of them, within 32 to 256 MB of float32 logits.
+
+    Returns:
+        The loss, float64 for float64 features, else float32. 0, not NaN, where there is nothing to average. Also
+        ``linear_hem_loss.terms(...)``.
+
+    Raises:
+        TypeError, ValueError: naming the argument, what was expected and what came.
+
+    Example:
+        >>> features = torch.tensor([[1.0, 0.5]])
+        >>> head = torch.tensor([[1.0, 0.0], [0.0, 3.0], [0.0, 0.0]], requires_grad=True)
+        >>> loss = linear_hem_loss(features, head, torch.tensor([0]))  # the logits are 1, 1.5 and 0
+        >>> loss.item()
+        1.5
+        >>> loss.backward()
+        >>> head.grad.tolist()
+        [[-1.0, -0.5], [1.0, 0.5], [0.0, 0.0]]
+    """
+    check_reduction(reduction, MARGIN_REDUCTIONS)
+    chunk_rows = check_chunk_rows(chunk_rows)
+    check_tensors(input=input, linear_weight=linear_weight, target=target)
+    if linear_bias is not None:
+        check_tensors(linear_bias=linear_bias)
+    x, weight, bias = cast_as_linear(input, linear_weight, linear_bias)
+    x_weight_bias = [None if t is None else (t.shape, dtype_name(t)) for t in (x, weight, bias)]
+    check_head(*x_weight_bias, class_axis=0, names=("input", "linear_weight", "linear_bias"))  # type: ignore[arg-type]
+    classes, shape = len(weight), (*x.shape[:-1], len(weight))
+    check_labels(target.shape, dtype_name(target), shape, len(shape) - 1, name="target", logits_name="the logits")
+    targets = targets_for(target, classes, x.dtype, sample_weight=sample_weight, ignore_index=ignore_index)
+    x = x.reshape(-1, x.shape[-1])
+    if not can_be_cut(x, weight, bias):
+        logits = F.linear(torch.where(targets.valid.reshape(-1, 1), x, 0.0), weight, bias)
+        given: dict[str, Any] = {"margin": margin, "ignore_index": ignore_index}
+        flat = target.reshape(-1)
+        if sample_weight is not None:
+            given["sample_weight"] = targets.weights.reshape(-1)
+        if reduction in ("none", "sum"):
+            value = hem_loss(logits, flat, reduction=reduction, **given)
+            return value.reshape(target.shape) if reduction == "none" else value, None
+        return hem_loss.terms(logits, flat, reduction=reduction, **given)
+
+    margins, poison = constant(margin, classes, x.device, name="margin", per_class=True)
+    labels, valid, factor = targets.labels.reshape(-1), targets.valid.reshape(-1), targets.poison.reshape(-1)
+    margins = margins.to(factor.dtype)
+    margins = margins.index_select(0, labels) if margins.ndim else margins.expand(labels.shape)
+    rows = chunk_rows or rows_of_chunk(len(labels), classes)
+    keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+    values: Tensor = LinearHEM.apply(  # type: ignore[no-untyped-call]
+        x, weight, bias, labels, margins, factor * poison.to(factor.dtype), valid, rows, keep
+    )
+    return add_up(values.reshape(target.shape), targets.weights, targets.valid, reduction)
+
+
+def cast_as_linear(*factors: Tensor | None) -> list[Any]:
+    """Under autocast, in the dtype in which `F.linear` would multiply."""
+    kind = next(t.device.type for t in factors if t is not None)
+    if not torch.is_autocast_enabled(kind):
+        return list(factors)
+    dtype = torch.get_autocast_dtype(kind)
+    narrow = [t is not None and t.is_floating_point() and t.dtype != torch.float64 for t in factors]
+    return [t.to(dtype) if t is not None and cast else t for t, cast in zip(factors, narrow, strict=True)]
+
+
+def can_be_cut(*factors: Tensor | None) -> bool:
+    """Not where a transformation needs to see inside."""
+    return not (
+        torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    )
+
+
+def rows_of_chunk(positions: int, classes: int) -> int:
+    """How many positions' logits are there at once."""
+    entries = min(max(positions * classes // PART, FEWEST), MOST)
+    return max(1, min(positions, entries // classes))
+
+
+def cuts(size: int, step: int) -> Iterator[slice]:
+    for start in range(0, size, step):
+        yield slice(start, min(start + step, size))
+
+
+def logits_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """The logits of a chunk in the compute dtype, as wide as the device can."""
+    if x.dtype == out.dtype:
+        torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
+    elif x.device.type == "cuda":
+        torch.mm(x, weight.t(), out_dtype=out.dtype, out=out)
+        if bias is not None:
+            out.add_(bias)
+    else:
+        out.copy_(F.linear(x, weight, bias))
+
+
+def kept_errors(z: Tensor, labels: Tensor, margins: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """The sum of the kept errors and their number, for each row. `mask` gets ones where an error is kept, `z` is lost.
+
+    Of a NaN in a row comes a NaN sum and no bit.
+    """
+    y = labels.unsqueeze(1)
+    errors = z.sub_(z.gather(1, y)).add_(margins.unsqueeze(1)).relu_().scatter_(1, y, 0.0)
+    largest = errors.amax(1, keepdim=True)
+    # The form that no summation order brings above the largest error. Divided by a tensor: by a number, an accelerator
+    # would multiply with the reciprocal, and break ties.
+    classes = torch.full_like(largest, errors.shape[1])
+    mean = largest - torch.sub(largest, errors, out=mask).sum(1, keepdim=True) / classes
+    threshold = torch.where(torch.isinf(largest), largest, mean).clamp_(min=SMALLEST[z.dtype])
+    torch.ge(errors, threshold, out=mask)
+    return errors.mul_(mask).sum(1), mask.sum(1)
+
+
+class LinearHEM(Function):
+    """The loss of every position, NaN where `factor` is, with its gradient in features, weight and bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        margins: Tensor,
+        factor: Tensor,
+        valid: Tensor,
+        rows: int,
+        keep: bool,
+    ) -> Tensor:
+        positions, classes, width = len(x), len(weight), -(-len(weight) // 8)
+        bits = x.new_empty((positions if keep else 0, width), dtype=torch.uint8)
+        powers = torch.arange(8, device=x.device, dtype=factor.dtype).exp2_()
+        totals, counts = torch.empty_like(factor), torch.empty_like(factor)
+        logits = factor.new_empty(min(rows, positions), classes)
+        whole = x.device.type != "cpu" or torch.compiler.is_compiling()  # a CPU has a cache
+        step = rows if whole else max(1, BLOCK // classes)
+        masks = factor.new_zeros(min(step, rows, positions), 8 * width)
+        for chunk in cuts(positions, rows):
+            z = logits[: chunk.stop - chunk.start]
+            logits_into(z, torch.where(valid[chunk].unsqueeze(1), x[chunk], 0.0), weight, bias)
+            for block in cuts(len(z), step):
+                at = slice(chunk.start + block.start, chunk.start + block.stop)
+                mask = masks[: at.stop - at.start]
+                totals[at], counts[at] = kept_errors(z[block], labels[at], margins[at], mask[:, :classes])
+                if keep:
+                    bits[at] = torch.mv(mask.view(-1, 8), powers).view(-1, width)
+        size = counts.clamp(min=1.0)
+        values = totals / size * factor
+        # What a kept error contributes to the loss, and the true class: NaN if the loss is.
+        spoilt = torch.isnan(values)
+        share = torch.where(spoilt, torch.nan, size.reciprocal())
+        active = torch.where(spoilt, torch.nan, (counts > 0).to(share.dtype))
+        ctx.save_for_backward(x, weight, labels, valid, share, active, bits)
+        ctx.rows, ctx.bias_dtype = rows, None if bias is None else bias.dtype
+        return values
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, labels, valid, share, active, bits = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
+        classes = len(weight)
+        of_x = of_weight = of_bias = None
+        if torch.is_grad_enabled():  # to be differentiated once more: bilinear in features and weight
+            with torch.no_grad():
+                pattern = Slopes(bits, labels, torch.where(valid, share, 0.0), torch.where(valid, active, 0.0), x.dtype)
+                g = pattern.of(slice(None), slice(0, classes))
+            g = g * upstream.to(g.dtype).unsqueeze(1)
+            return (
+                g @ weight if for_x else None,
+                g.t() @ torch.where(valid.unsqueeze(1), x, 0.0) if for_weight else None,
+                g.sum(0) if for_bias else None,
+                *[None] * 6,
+            )
+        slopes = Slopes(
+            bits, labels, torch.where(valid, upstream * share, 0.0), torch.where(valid, upstream * active, 0.0), x.dtype
+        )
+        scratch = x.new_empty(0)
+        if for_weight or for_bias:
+            # The features that exist go where their gradient will be.
+            of_x = torch.where(valid.unsqueeze(1), x, 0.0)
+            of_weight = torch.empty_like(weight, memory_format=torch.contiguous_format) if for_weight else None
+            of_bias = share.new_empty(classes) if for_bias else None
+            step = max(8, ctx.rows * classes // max(1, len(x)) // 8 * 8)
+            for columns in cuts(classes, step):
+                g = slopes.of(slice(None), columns)
+                if of_weight is not None:
+                    torch.mm(g.t(), of_x, out=of_weight[columns])
+                if of_bias is not None:
+                    of_bias[columns] = g.sum(0, dtype=share.dtype)
+        if for_x:
+            of_x = torch.empty_like(x, memory_format=torch.contiguous_format) if of_x is None else of_x
+            for chunk in cuts(len(x), ctx.rows):
+                torch.mm(slopes.of(chunk, slice(0, classes)), weight, out=of_x[chunk])
+        of_bias = None if of_bias is None else of_bias.to(ctx.bias_dtype)
+        return of_x if for_x else None, of_weight, of_bias, *[None] * 6
+
+
+class Slopes:
+    """The gradient in the logits, any rectangle of it: `share` where a bit is set, minus `active` at the true class."""
+
+    def __init__(self, bits: Tensor, labels: Tensor, share: Tensor, active: Tensor, dtype: torch.dtype) -> None:
+        self.bits, self.labels = bits, labels
+        self.share, self.true = share.to(dtype).unsqueeze(1), active.to(dtype).neg().unsqueeze(1)
+        byte = torch.arange(256, device=bits.device).unsqueeze(1)
+        self.table = (byte >> torch.arange(8, device=bits.device) & 1).to(dtype)
+
+    def of(self, rows: slice, columns: slice) -> Tensor:
+        """`columns` begin at a multiple of 8."""
+        packed = self.bits[rows, columns.start // 8 : -(-columns.stop // 8)]
+        g = self.table.index_select(0, packed.reshape(-1).int()).view(len(packed), 8 * packed.shape[1])
+        g = g[:, : columns.stop - columns.start].mul_(self.share[rows])
+        y = self.labels[rows].unsqueeze(1) - columns.start
+        here, y = (y >= 0) & (y < g.shape[1]), y.clamp(0, g.shape[1] - 1)
+        return g.scatter_(1, y, torch.where(here, self.true[rows], g.gather(1, y)))
