@@ -26,6 +26,8 @@ from hemspec_torch.positions import add_up, check_tensors, constant, divide, dty
 
 __all__ = ["linear_hem_loss"]
 
+WIDENS = hasattr(torch.ops.aten.mm, "dtype_out")
+"""A product of halves can be had in float32, on CUDA: from PyTorch 2.8 on."""
 PART = 32
 FEWEST, MOST = 1 << 23, 1 << 26
 """A chunk is that part of the logits, but not fewer and not more of them: 32 to 256 MB in float32. Fewer rows than
@@ -56,7 +58,7 @@ def linear_hem_loss(
     product's sum, rounded once: nothing is accumulated over chunks. Under autocast the factors are cast as ``F.linear``
     casts them.
 
-    Compiled, it is part of the graph, its loop over chunks unrolled. ``torch.func``'s transformations and forward-mode
+    Compiled, it is two operators of the graph, without a break. ``torch.func``'s transformations and forward-mode
     differentiation need all logits at once, and so does a second backward.
 
     Args:
@@ -154,7 +156,7 @@ def logits_into(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
     """The logits of a chunk in the compute dtype, as wide as the device can."""
     if x.dtype == out.dtype:
         torch.mm(x, weight.t(), out=out) if bias is None else torch.addmm(bias, x, weight.t(), out=out)
-    elif x.device.type == "cuda":
+    elif x.device.type == "cuda" and WIDENS:
         torch.mm(x, weight.t(), out_dtype=out.dtype, out=out)
         if bias is not None:
             out.add_(bias)
@@ -179,88 +181,136 @@ def kept_errors(z: Tensor, labels: Tensor, margins: Tensor, mask: Tensor) -> tup
     return errors.mul_(mask).sum(1), mask.sum(1)
 
 
+def measure(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    margins: Tensor,
+    factor: Tensor,
+    valid: Tensor,
+    rows: int,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The loss of each position, NaN where `factor` is; what backward needs: `share`, `active` and `bits` of `Slopes`.
+
+    `factor` has the compute dtype. Without `keep` there are no bits.
+    """
+    positions, classes, width = len(x), len(weight), -(-len(weight) // 8)
+    bits = x.new_empty((positions if keep else 0, width), dtype=torch.uint8)
+    powers = torch.arange(8, device=x.device, dtype=factor.dtype).exp2_()
+    totals, counts = torch.empty_like(factor), torch.empty_like(factor)
+    logits = factor.new_empty(min(rows, positions), classes)
+    step = max(1, BLOCK // classes) if x.device.type == "cpu" else rows  # of what fits the cache
+    masks = factor.new_zeros(min(step, rows, positions), 8 * width)
+    for chunk in cuts(positions, rows):
+        z = logits[: chunk.stop - chunk.start]
+        logits_into(z, torch.where(valid[chunk].unsqueeze(1), x[chunk], 0.0), weight, bias)
+        for block in cuts(len(z), step):
+            at = slice(chunk.start + block.start, chunk.start + block.stop)
+            mask = masks[: at.stop - at.start]
+            totals[at], counts[at] = kept_errors(z[block], labels[at], margins[at], mask[:, :classes])
+            if keep:
+                bits[at] = torch.mv(mask.view(-1, 8), powers).view(-1, width)
+    size = counts.clamp(min=1.0)
+    values = totals / size * factor
+    spoilt = torch.isnan(values)
+    share = torch.where(valid, torch.where(spoilt, torch.nan, size.reciprocal()), 0.0)
+    active = torch.where(valid, torch.where(spoilt, torch.nan, (counts > 0).to(share.dtype)), 0.0)
+    return values, share, active, bits
+
+
+def differentiate(
+    x: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    valid: Tensor,
+    share: Tensor,
+    active: Tensor,
+    bits: Tensor,
+    rows: int,
+    for_x: bool,
+    for_weight: bool,
+    for_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The gradient in features, weight and bias; empty where it is not asked for."""
+    slopes, classes = Slopes(bits, labels, share, active, x.dtype), len(weight)
+    of_x = torch.empty_like(x, memory_format=torch.contiguous_format)
+    of_weight = torch.empty_like(weight if for_weight else weight[:0], memory_format=torch.contiguous_format)
+    of_bias = share.new_empty(classes if for_bias else 0)
+    if for_weight or for_bias:
+        existing = of_x.copy_(x).masked_fill_(~valid.unsqueeze(1), 0.0)  # memory that is free so far
+        step = max(8, rows * classes // max(1, len(x)) // 8 * 8)
+        for columns in cuts(classes, step):
+            g = slopes.of(slice(0, len(x)), columns)
+            if for_weight:
+                torch.mm(g.t(), existing, out=of_weight[columns])
+            if for_bias:
+                of_bias[columns] = g.sum(0, dtype=share.dtype)
+    for chunk in cuts(len(x) if for_x else 0, rows):
+        torch.mm(slopes.of(chunk, slice(0, classes)), weight, out=of_x[chunk])
+    return of_x if for_x else of_x.new_empty(0), of_weight, of_bias.to(x.dtype)
+
+
+# For a compiler: it neither looks into the loops nor undoes what they save.
+measure_op = torch.library.custom_op("hemspec::linear_hem", measure, mutates_args=())
+differentiate_op = torch.library.custom_op("hemspec::linear_hem_backward", differentiate, mutates_args=())
+
+
+@measure_op.register_fake
+def _(
+    x: Tensor, weight: Tensor, bias: Any, labels: Any, margins: Any, factor: Tensor, valid: Any, rows: int, keep: bool
+) -> tuple[Tensor, ...]:
+    bits = x.new_empty((len(x) if keep else 0, (len(weight) + 7) // 8), dtype=torch.uint8)
+    return torch.empty_like(factor), torch.empty_like(factor), torch.empty_like(factor), bits
+
+
+@differentiate_op.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    labels: Any,
+    valid: Any,
+    share: Any,
+    active: Any,
+    bits: Any,
+    rows: int,
+    for_x: bool,
+    for_weight: bool,
+    for_bias: bool,
+) -> tuple[Tensor, ...]:
+    classes, width = weight.shape
+    of_x = x.new_empty(x.shape if for_x else (0,))
+    return of_x, weight.new_empty(classes if for_weight else 0, width), x.new_empty(classes if for_bias else 0)
+
+
 class LinearHEM(Function):
-    """The loss of every position, NaN where `factor` is, with its gradient in features, weight and bias."""
+    """The loss of every position, with its gradient in features, weight and bias."""
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        labels: Tensor,
-        margins: Tensor,
-        factor: Tensor,
-        valid: Tensor,
-        rows: int,
-        keep: bool,
-    ) -> Tensor:
-        positions, classes, width = len(x), len(weight), -(-len(weight) // 8)
-        bits = x.new_empty((positions if keep else 0, width), dtype=torch.uint8)
-        powers = torch.arange(8, device=x.device, dtype=factor.dtype).exp2_()
-        totals, counts = torch.empty_like(factor), torch.empty_like(factor)
-        logits = factor.new_empty(min(rows, positions), classes)
-        whole = x.device.type != "cpu" or torch.compiler.is_compiling()  # a CPU has a cache
-        step = rows if whole else max(1, BLOCK // classes)
-        masks = factor.new_zeros(min(step, rows, positions), 8 * width)
-        for chunk in cuts(positions, rows):
-            z = logits[: chunk.stop - chunk.start]
-            logits_into(z, torch.where(valid[chunk].unsqueeze(1), x[chunk], 0.0), weight, bias)
-            for block in cuts(len(z), step):
-                at = slice(chunk.start + block.start, chunk.start + block.stop)
-                mask = masks[: at.stop - at.start]
-                totals[at], counts[at] = kept_errors(z[block], labels[at], margins[at], mask[:, :classes])
-                if keep:
-                    bits[at] = torch.mv(mask.view(-1, 8), powers).view(-1, width)
-        size = counts.clamp(min=1.0)
-        values = totals / size * factor
-        # What a kept error contributes to the loss, and the true class: NaN if the loss is.
-        spoilt = torch.isnan(values)
-        share = torch.where(spoilt, torch.nan, size.reciprocal())
-        active = torch.where(spoilt, torch.nan, (counts > 0).to(share.dtype))
-        ctx.save_for_backward(x, weight, labels, valid, share, active, bits)
-        ctx.rows, ctx.bias_dtype = rows, None if bias is None else bias.dtype
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *constants: Any) -> Tensor:
+        labels, _, _, valid, rows, _ = constants
+        forward = measure_op if torch.compiler.is_compiling() else measure
+        values, *kept = forward(x, weight, bias, *constants)
+        ctx.save_for_backward(x, weight, labels, valid, *kept)
+        ctx.rows = rows
         return values
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, labels, valid, share, active, bits = ctx.saved_tensors
-        for_x, for_weight, for_bias = ctx.needs_input_grad[:3]
-        classes = len(weight)
-        of_x = of_weight = of_bias = None
-        if torch.is_grad_enabled():  # to be differentiated once more: bilinear in features and weight
-            with torch.no_grad():
-                pattern = Slopes(bits, labels, torch.where(valid, share, 0.0), torch.where(valid, active, 0.0), x.dtype)
-                g = pattern.of(slice(None), slice(0, classes))
+        asked = ctx.needs_input_grad[:3]
+        # What does not exist has no gradient, whatever comes from above.
+        upstream = torch.where(valid, upstream, 0.0)
+        compiling = torch.compiler.is_compiling()
+        if torch.is_grad_enabled() and not compiling:  # to be differentiated once more: bilinear in x and weight
+            g = Slopes(bits, labels, share, active, x.dtype).of(slice(0, len(x)), slice(0, len(weight)))
             g = g * upstream.to(g.dtype).unsqueeze(1)
-            return (
-                g @ weight if for_x else None,
-                g.t() @ torch.where(valid.unsqueeze(1), x, 0.0) if for_weight else None,
-                g.sum(0) if for_bias else None,
-                *[None] * 6,
-            )
-        slopes = Slopes(
-            bits, labels, torch.where(valid, upstream * share, 0.0), torch.where(valid, upstream * active, 0.0), x.dtype
-        )
-        scratch = x.new_empty(0)
-        if for_weight or for_bias:
-            # The features that exist go where their gradient will be.
-            of_x = torch.where(valid.unsqueeze(1), x, 0.0)
-            of_weight = torch.empty_like(weight, memory_format=torch.contiguous_format) if for_weight else None
-            of_bias = share.new_empty(classes) if for_bias else None
-            step = max(8, ctx.rows * classes // max(1, len(x)) // 8 * 8)
-            for columns in cuts(classes, step):
-                g = slopes.of(slice(None), columns)
-                if of_weight is not None:
-                    torch.mm(g.t(), of_x, out=of_weight[columns])
-                if of_bias is not None:
-                    of_bias[columns] = g.sum(0, dtype=share.dtype)
-        if for_x:
-            of_x = torch.empty_like(x, memory_format=torch.contiguous_format) if of_x is None else of_x
-            for chunk in cuts(len(x), ctx.rows):
-                torch.mm(slopes.of(chunk, slice(0, classes)), weight, out=of_x[chunk])
-        of_bias = None if of_bias is None else of_bias.to(ctx.bias_dtype)
-        return of_x if for_x else None, of_weight, of_bias, *[None] * 6
+            found = g @ weight, g.t() @ torch.where(valid.unsqueeze(1), x, 0.0), g.sum(0)
+        else:
+            backward = differentiate_op if compiling else differentiate
+            found = backward(x, weight, labels, valid, share * upstream, active * upstream, bits, ctx.rows, *asked)
+        return *(t if wanted else None for t, wanted in zip(found, asked, strict=True)), *[None] * 6
 
 
 class Slopes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,8 @@ DYNAMIC = Mode(
     reads_values=False,
     coverage="core",
 )
+LINEAR = Mode("linear", refusals=False, losses=("hem_loss",), infinities=False)
+"""The loss of a linear head whose logits are the vector's, in chunks of two positions."""
 VMAP = Mode("vmap", reads_values=False, per_example=True)
 modes = (
     EAGER,
@@ -42,10 +45,12 @@ modes = (
     Mode("eager", setting="deterministic", refusals=False),
     Mode("eager", device="cuda", reads_values=False, skip=NO_CUDA),
     MODULE,
+    LINEAR,
     VMAP,
     GRAPH,
     COMPILED,
     DYNAMIC,
+    replace(LINEAR, device="cuda", reads_values=False, skip=NO_CUDA),
     Mode("compile", device="cuda", reads_values=False, refusals=False, coverage="core", skip=NO_CUDA),
 )
 
@@ -82,6 +87,8 @@ def value_and_gradient(call: Call, mode: Mode) -> tuple[Tensor, Tensor]:
     logits = call.logits
     if mode.per_example:
         return per_example(call, mode)
+    if mode.execution == "linear" and call.loss in mode.losses:
+        return of_linear_head(call)
     if logits.is_floating_point():
         logits.requires_grad_()
     with setting(mode.setting):
@@ -141,6 +148,30 @@ def per_example(call: Call, mode: Mode) -> tuple[Tensor, Tensor]:
     axes = tuple(None if array is None else 0 for array in arrays)
     gradient, (_, value) = torch.func.vmap(torch.func.grad_and_value(one, has_aux=True), axes)(*arrays)
     return value.sum() if call.reduction == "sum" else value, gradient
+
+
+def of_linear_head(call: Call) -> tuple[Tensor, Tensor]:
+    """Logits as a product with an identity, which is exact: of the features, or of the head where it is smaller.
+
+    Their gradient is then that of the other factor.
+    """
+    logits = call.logits.movedim(call.axis, -1).contiguous()
+    options = {name: value for name, value in call.keywords.items() if name not in ("axis", "sample_weight")}
+    *shape, classes = logits.shape
+    rows = logits.reshape(call.labels.numel(), classes)
+    if len(rows) < classes and torch.isfinite(rows).all():
+        features = torch.eye(len(rows), dtype=rows.dtype, device=rows.device).reshape(*shape, len(rows))
+        factor = head = rows.t().contiguous().requires_grad_()
+    else:
+        factor = features = logits.requires_grad_()
+        head = torch.eye(classes, dtype=rows.dtype, device=rows.device)
+    value = hemspec.torch.linear_hem_loss(
+        features, head, call.labels, sample_weight=call.sample_weight, chunk_rows=2, **options
+    )
+    value.sum().backward()  # type: ignore[no-untyped-call]
+    assert factor.grad is not None
+    gradient = factor.grad if factor is features else factor.grad.t().reshape(logits.shape)
+    return value, gradient.movedim(-1, call.axis)
 
 
 @contextlib.contextmanager
