@@ -98,7 +98,7 @@ def linear_hem_loss(
     classes, shape = len(weight), (*x.shape[:-1], len(weight))
     check_labels(target.shape, dtype_name(target), shape, len(shape) - 1, name="target", logits_name="the logits")
     targets = targets_for(target, classes, x.dtype, sample_weight=sample_weight, ignore_index=ignore_index)
-    x = x.reshape(-1, x.shape[-1])
+    x = x.reshape(target.numel(), x.shape[-1])
     if not can_be_cut(x, weight, bias):
         logits = F.linear(torch.where(targets.valid.reshape(-1, 1), x, 0.0), weight, bias)
         given: dict[str, Any] = {"margin": margin, "ignore_index": ignore_index}
