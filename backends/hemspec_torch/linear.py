@@ -93,13 +93,18 @@ def linear_hem_loss(
     if linear_bias is not None:
         check_tensors(linear_bias=linear_bias)
     x, weight, bias = cast_as_linear(input, linear_weight, linear_bias)
-    x_weight_bias = [None if t is None else (t.shape, dtype_name(t)) for t in (x, weight, bias)]
-    check_head(*x_weight_bias, class_axis=0, names=("input", "linear_weight", "linear_bias"))  # type: ignore[arg-type]
+    check_head(
+        (x.shape, dtype_name(x)),
+        (weight.shape, dtype_name(weight)),
+        None if bias is None else (bias.shape, dtype_name(bias)),
+        class_axis=0,
+        names=("input", "linear_weight", "linear_bias"),
+    )
     classes, shape = len(weight), (*x.shape[:-1], len(weight))
     check_labels(target.shape, dtype_name(target), shape, len(shape) - 1, name="target", logits_name="the logits")
     targets = targets_for(target, classes, x.dtype, sample_weight=sample_weight, ignore_index=ignore_index)
     x = x.reshape(target.numel(), x.shape[-1])
-    if not can_be_cut(x, weight, bias):
+    if is_transformed():
         logits = F.linear(torch.where(targets.valid.reshape(-1, 1), x, 0.0), weight, bias)
         given: dict[str, Any] = {"margin": margin, "ignore_index": ignore_index}
         flat = target.reshape(-1)
@@ -132,9 +137,9 @@ def cast_as_linear(*factors: Tensor | None) -> list[Any]:
     return [t.to(dtype) if t is not None and cast else t for t, cast in zip(factors, narrow, strict=True)]
 
 
-def can_be_cut(*factors: Tensor | None) -> bool:
-    """Not where a transformation needs to see inside."""
-    return not (
+def is_transformed() -> bool:
+    """Whether a transformation needs to see inside."""
+    return bool(
         torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0
         or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]

@@ -97,8 +97,8 @@ def linear_hem_loss(
     check_reduction(reduction, MARGIN_REDUCTIONS)
     features, weight, labels = np.asarray(features), np.asarray(weight), np.asarray(labels)
     bias = None if bias is None else np.asarray(bias)
-    described = [None if array is None else (array.shape, array.dtype.name) for array in (features, weight, bias)]
-    check_head(*described, class_axis=0)
+    of_bias = None if bias is None else (bias.shape, bias.dtype.name)
+    check_head((features.shape, features.dtype.name), (weight.shape, weight.dtype.name), of_bias, class_axis=0)
     shape = (*features.shape[:-1], len(weight))
     check_labels(labels.shape, labels.dtype.name, shape, len(shape) - 1, logits_name="the logits")
 
