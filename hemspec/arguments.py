@@ -22,6 +22,11 @@ REDUCTIONS: Final = ("none", "sum", "mean")
 MARGIN_REDUCTIONS: Final = ("none", "sum", "mean", "active_mean")
 """`active_mean` counts positions whose loss is positive, which only a margin loss can switch off."""
 
+CHUNKS: Final = 32
+SMALLEST_CHUNK: Final = 2**23
+LARGEST_CHUNK: Final = 2**26
+"""Into how many chunks the logits of a linear head are cut, and the fewest and the most of a chunk: 32 to 256 MB."""
+
 Shape = Sequence[int | None]
 """Dimensions as a framework knows them while tracing: None where it does not."""
 
@@ -129,6 +134,18 @@ def check_chunk_rows(chunk_rows: object, *, name: str = "chunk_rows") -> int | N
     if chunk_rows < 1:
         raise ValueError(f"{name} must be at least 1; got {chunk_rows}")
     return int(chunk_rows)
+
+
+def read_chunk_rows(chunk_rows: object, positions: int, classes: int) -> int:
+    """How many positions' logits are there at once: as many as asked for, else a part of them that is a size to have.
+
+    A CPU's matrix product wants a few hundred rows, and an accelerator's too: it reads all of the head for each chunk.
+    """
+    asked = check_chunk_rows(chunk_rows)
+    if asked is None:
+        entries = min(max(positions * classes // CHUNKS, SMALLEST_CHUNK), LARGEST_CHUNK)
+        asked = max(1, entries // classes)
+    return max(1, min(asked, positions))
 
 
 def check_labels(

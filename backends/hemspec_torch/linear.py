@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from hemspec.arguments import MARGIN_REDUCTIONS, check_chunk_rows, check_head, check_labels, check_reduction
+from hemspec.arguments import MARGIN_REDUCTIONS, check_head, check_labels, check_reduction, read_chunk_rows
 from hemspec.loss_function import loss_function
 from hemspec_torch.blocked import BLOCK, SMALLEST
 from hemspec_torch.functional import hem_loss
@@ -28,10 +28,6 @@ __all__ = ["linear_hem_loss"]
 
 WIDENS = hasattr(torch.ops.aten.mm, "dtype_out")
 """A product of halves can be had in float32, on CUDA: from PyTorch 2.8 on."""
-PART = 32
-FEWEST, MOST = 1 << 23, 1 << 26
-"""A chunk is that part of the logits, but not fewer and not more of them: 32 to 256 MB in float32. Fewer rows than
-some 256 make a product that waits for the weight to be read, once for each chunk."""
 
 
 @loss_function(divide)
@@ -88,7 +84,6 @@ def linear_hem_loss(
         [[-1.0, -0.5], [1.0, 0.5], [0.0, 0.0]]
     """
     check_reduction(reduction, MARGIN_REDUCTIONS)
-    chunk_rows = check_chunk_rows(chunk_rows)
     check_tensors(input=input, linear_weight=linear_weight, target=target)
     if linear_bias is not None:
         check_tensors(linear_bias=linear_bias)
@@ -100,6 +95,7 @@ def linear_hem_loss(
         class_axis=0,
         names=("input", "linear_weight", "linear_bias"),
     )
+    rows = read_chunk_rows(chunk_rows, target.numel(), len(weight))
     classes, shape = len(weight), (*x.shape[:-1], len(weight))
     check_labels(target.shape, dtype_name(target), shape, len(shape) - 1, name="target", logits_name="the logits")
     targets = targets_for(target, classes, x.dtype, sample_weight=sample_weight, ignore_index=ignore_index)
@@ -119,7 +115,6 @@ def linear_hem_loss(
     labels, valid, factor = targets.labels.reshape(-1), targets.valid.reshape(-1), targets.poison.reshape(-1)
     margins = margins.to(factor.dtype)
     margins = margins.index_select(0, labels) if margins.ndim else margins.expand(labels.shape)
-    rows = chunk_rows or rows_of_chunk(len(labels), classes)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
     values: Tensor = LinearHEM.apply(  # type: ignore[no-untyped-call]
         x, weight, bias, labels, margins, factor * poison.to(factor.dtype), valid, rows, keep
@@ -139,17 +134,8 @@ def cast_as_linear(*factors: Tensor | None) -> list[Any]:
 
 def is_transformed() -> bool:
     """Whether a transformation needs to see inside."""
-    return bool(
-        torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-        or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    )
-
-
-def rows_of_chunk(positions: int, classes: int) -> int:
-    """How many positions' logits are there at once."""
-    entries = min(max(positions * classes // PART, FEWEST), MOST)
-    return max(1, min(positions, entries // classes))
+    tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return bool(tracing or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
 
 
 def cuts(size: int, step: int) -> Iterator[slice]:

@@ -117,7 +117,7 @@ class HEMLoss(_Loss):
         HEMLoss(margin=1.0, ignore_index=-100, reduction='active_mean')
     """
 
-    function = functional.hem_loss
+    function: ClassVar[LossFunction[..., Tensor]] = functional.hem_loss
     reductions = MARGIN_REDUCTIONS
     constants = ("margin",)
 
@@ -144,6 +144,8 @@ class LinearHEMLoss(HEMLoss):
         True
     """
 
+    function = linear.linear_hem_loss
+
     def __init__(
         self,
         *,
@@ -168,7 +170,7 @@ class LinearHEMLoss(HEMLoss):
     ) -> Tensor:
         """The loss of features ``(..., D)``, a head ``(C, D)`` and ``(C,)``, and integer targets ``(...)``."""
         arguments = {"linear_bias": linear_bias, "sample_weight": sample_weight, **self._options()}
-        return linear.linear_hem_loss(input, linear_weight, target, **arguments)
+        return type(self).function(input, linear_weight, target, **arguments)
 
     def terms(  # type: ignore[override]
         self,
@@ -180,7 +182,7 @@ class LinearHEMLoss(HEMLoss):
     ) -> tuple[Tensor, Tensor]:
         """The average's numerator and denominator, which add up over micro-batches and replicas; averages do not."""
         arguments = {"linear_bias": linear_bias, "sample_weight": sample_weight, **self._options()}
-        return linear.linear_hem_loss.terms(input, linear_weight, target, **arguments)
+        return type(self).function.terms(input, linear_weight, target, **arguments)
 
 
 class MultiMarginLoss(_Loss):
