@@ -132,7 +132,7 @@ def in_chunks(array: Array, rows: int) -> Array:
 
 
 def joined(chunks: Array, positions: int) -> Array:
-    return chunks.reshape(-1, *chunks.shape[2:])[:positions]
+    return chunks.reshape(chunks.shape[0] * chunks.shape[1], *chunks.shape[2:])[:positions]
 
 
 @functools.partial(jax.jit, static_argnames=("rows", "keep"))
