@@ -95,8 +95,25 @@ def linear_hem_loss(
     x = jnp.where(jnp.expand_dims(targets.valid, -1), x, jnp.zeros((), x.dtype))
     rest = [array.reshape(-1) for array in (targets.labels, margins, targets.poison * poison, targets.valid)]
     bias = None if bias is None else jnp.asarray(bias)
-    values = head_values(rows, x.reshape(labels.size, x.shape[-1]), kernel, bias, *rest)
+    values = head_values(rows, *varying_alike(x.reshape(labels.size, x.shape[-1]), kernel, bias, *rest))
     return add_up(values.reshape(labels.shape), targets.weights, targets.valid, reduction, axis_name)
+
+
+def varying_alike(*arrays: Array | None) -> list[Any]:
+    """Of a type that varies over the same mapped axes: JAX demands of a gradient of ours the type of its argument.
+
+    What all shards share is made to differ, by a cast whose own gradient adds up over the shards.
+    """
+    axes = [frozenset() if array is None else getattr(jax.typeof(array), "vma", frozenset()) for array in arrays]
+    every: frozenset[Any] = frozenset().union(*axes)
+
+    def cast_to(array: Array | None, own: frozenset[Any]) -> Array | None:
+        if array is None or own == every:
+            return array
+        missing = tuple(every - own)
+        return lax.pcast(array, missing, to="varying") if hasattr(lax, "pcast") else lax.pvary(array, missing)
+
+    return [cast_to(array, own) for array, own in zip(arrays, axes, strict=True)]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

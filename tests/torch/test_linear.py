@@ -241,6 +241,7 @@ def test_operators_are_as_they_say() -> None:
         torch.library.opcheck(linear.differentiate_op, given, test_utils=checks)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # PyTorch's own, forward mode
 def test_transformations_see_all_logits() -> None:
     x, head, _, labels = (torch.tensor(a) for a in draw(6, 3, 9))
     expected = linear_hem_loss(x, head, labels, reduction="none")
