@@ -99,12 +99,20 @@ def linear_hem_loss(
     return add_up(values.reshape(labels.shape), targets.weights, targets.valid, reduction, axis_name)
 
 
+def varying_axes(array: Array) -> frozenset[Any]:
+    """The mapped axes over which an array in a `shard_map` may differ."""
+    kind: Any = jax.typeof(array)
+    if hasattr(kind, "manual_axis_type"):
+        return frozenset(kind.manual_axis_type.varying)
+    return frozenset(getattr(kind, "vma", ()))  # until JAX 0.9
+
+
 def varying_alike(*arrays: Array | None) -> list[Any]:
     """Of a type that varies over the same mapped axes: JAX demands of a gradient of ours the type of its argument.
 
     What all shards share is made to differ, by a cast whose own gradient adds up over the shards.
     """
-    axes = [frozenset() if array is None else getattr(jax.typeof(array), "vma", frozenset()) for array in arrays]
+    axes = [frozenset() if array is None else varying_axes(array) for array in arrays]
     every: frozenset[Any] = frozenset().union(*axes)
 
     def cast_to(array: Array | None, own: frozenset[Any]) -> Array | None:
