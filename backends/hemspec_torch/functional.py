@@ -16,9 +16,8 @@ from torch import Tensor
 
 from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
 from hemspec.loss_function import loss_function
-from hemspec_torch.blocked import margin_terms
+from hemspec_torch import blocked, traced
 from hemspec_torch.positions import Positions, add_up, at_true_class, constant, divide, read_positions
-from hemspec_torch.traced import kept_mean
 
 __all__ = [
     "cross_entropy_loss",
@@ -54,7 +53,7 @@ def margin_differences(positions: Positions, margin: Any) -> Differences:
     z, true_class = positions.logits, positions.true_class
     z_y = z.gather(-1, positions.labels.unsqueeze(-1))
     c = torch.where(torch.isinf(z_y), 0.0, z_y).detach()
-    rivals, true = (z - c) + at_true_class(margins, positions).unsqueeze(-1), c - z_y
+    rivals, true = (z - c) + at_true_class(margins, positions.labels, z.dtype).unsqueeze(-1), c - z_y
     with torch.no_grad():
         row_is_nan = (torch.isnan(rivals + true) & ~true_class).any(-1)
         factor = torch.where(row_is_nan, torch.nan, positions.poison * poison.to(z.dtype)).unsqueeze(-1)
@@ -77,11 +76,9 @@ def kept_errors(errors: Tensor) -> Tensor:
     return (high & (errors > 0)) | torch.isnan(errors)
 
 
-def compiled_values(positions: Positions, margin: Any, *, hem: bool) -> Tensor:
-    """The loss of each position, in a form that compiles well."""
-    margins, poison = constant(margin, *positions.classes_and_device, name="margin", per_class=True)
-    factor = positions.poison * poison.to(positions.logits.dtype)
-    return kept_mean(positions.logits, positions.labels, at_true_class(margins, positions), factor, hem)
+def fast_terms(input: Tensor, target: Tensor, **arguments: Any) -> tuple[Tensor, Tensor | None] | None:
+    """Numerator and denominator of HEM or multi-class margin, in a faster way that fits the call, or None."""
+    return (traced if torch.compiler.is_compiling() else blocked).margin_terms(input, target, **arguments)
 
 
 @loss_function(divide)
@@ -125,7 +122,7 @@ def hem_loss(
         [-1.0, 1.0, 0.0, 0.0]
     """
     check_reduction(reduction, MARGIN_REDUCTIONS)
-    terms = margin_terms(
+    terms = fast_terms(
         input,
         target,
         margin=margin,
@@ -137,8 +134,6 @@ def hem_loss(
     if terms is not None:
         return terms
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    if torch.compiler.is_compiling():
-        return add_up(compiled_values(positions, margin, hem=True), positions.weights, positions.valid, reduction)
     differences = margin_differences(positions, margin)
     # The kept set is a constant, so no gradient flows through the threshold.
     kept = kept_errors(differences.errors)
@@ -176,7 +171,7 @@ def multi_margin_loss(
         0.375
     """
     check_reduction(reduction, MARGIN_REDUCTIONS)
-    terms = margin_terms(
+    terms = fast_terms(
         input,
         target,
         margin=margin,
@@ -188,8 +183,6 @@ def multi_margin_loss(
     if terms is not None:
         return terms
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    if torch.compiler.is_compiling():
-        return add_up(compiled_values(positions, margin, hem=False), positions.weights, positions.valid, reduction)
     differences = margin_differences(positions, margin)
     # At a kink, an error of exactly 0, the gradient is 0.
     counted = (differences.errors > 0) | torch.isnan(differences.errors)
@@ -311,7 +304,7 @@ def focal_loss(
     q_to_g = torch.exp(g.to(z.dtype) * log_q)
     values = torch.where(certain, minus_log_p, q_to_g * torch.where(certain, 0.0, minus_log_p))
     if alpha is not None:
-        values = values * at_true_class(a, positions)
+        values = values * at_true_class(a, positions.labels, values.dtype)
     return add_up(values, positions.weights, positions.valid, reduction)
 
 

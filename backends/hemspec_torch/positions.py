@@ -181,9 +181,9 @@ def constant(
     return value, torch.where(good.all(), one, torch.nan)
 
 
-def at_true_class(vector: Tensor, positions: Positions) -> Tensor:
-    """A constant (a number or a vector over classes) at each position's true class, in the compute dtype."""
-    vector, labels = vector.to(positions.logits.dtype), positions.labels
+def at_true_class(vector: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
+    """A constant (a number or a vector over classes) at each position's true class."""
+    vector = vector.to(dtype)
     if vector.ndim == 0:
         return vector.expand(labels.shape)
     # Not vector[labels]: under vmap a single label would have to be read.
