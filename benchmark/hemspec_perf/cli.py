@@ -62,6 +62,15 @@ def main(
             help="Batch x classes (x spatial axes); repeat.",
         ),
     ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--head",
+            metavar="NxDxC",
+            show_default=", ".join(plan.HEADS),
+            help="Batch x features x classes of a linear head; repeat.",
+        ),
+    ] = None,
     loss: Annotated[
         list[LossName] | None,
         typer.Option("--loss", metavar="LOSS", show_default="both", help="hem, mm; CE is always measured."),
@@ -99,7 +108,7 @@ def main(
             if threads > cores:
                 raise plan.PlanError(f"--threads is {threads}, but this process may use {cores} cores")
             lines = choose(
-                names(framework), names(execution), shape, names(dtype), variants=variants, quick=quick, gpu=gpu
+                names(framework), names(execution), shape, head, names(dtype), variants=variants, quick=quick, gpu=gpu
             )
             options = runner.Options(
                 threads,
@@ -126,6 +135,7 @@ def choose(
     frameworks: list[str],
     executions: list[str],
     shapes: list[str] | None,
+    heads: list[str] | None,
     dtypes: list[str],
     *,
     variants: bool | None,
@@ -153,8 +163,11 @@ def choose(
         standard, grown, of_variants = plan.CPU_SHAPES, plan.GROWTH, plan.VARIANT_SHAPES
     if shapes:
         standard, grown, of_variants = tuple(shapes), (), tuple(shapes) if variants else ()
+    elif heads:
+        standard, grown, of_variants = (), (), ()
     elif variants is not None:
         of_variants = (of_variants or standard[:1]) if variants else ()
+    of_heads = heads or (() if shapes or quick else plan.GPU_HEADS if gpu else plan.HEADS)
     found = []
     for framework in frameworks or plan.FRAMEWORKS:
         for execution in plan.FRAMEWORKS[framework]:
@@ -170,6 +183,7 @@ def choose(
                 device="cuda" if gpu else "cpu",
                 dtypes=dtypes or ["float32"],
                 variant_shapes=few,
+                heads=[head for head in of_heads if not gpu or dtypes == ["bfloat16"] or head not in plan.GPU_HEADS],
             )
     if not found:
         raise plan.PlanError(f"--framework {', '.join(frameworks)} has no execution {', '.join(executions)}")

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 import hemspec
-from hemspec_perf import timing
+from hemspec_perf import heads, timing
 from hemspec_perf.batches import WrongAnswerError, check
-from hemspec_perf.plan import CANDIDATES, SIZES, Line
+from hemspec_perf.plan import EVERY_CANDIDATE, SIZES, Line
 from hemspec_perf.resident import FEWEST_BYTES
 from hemspec_perf.side import MissingError, Side, Steps
 
@@ -68,7 +68,7 @@ def measure(line: Line, side: Side, names: list[str], *, repeats: int, budget: f
 def described(line: Line, name: str) -> tuple[str, str, str, str]:
     """Loss, writer, variant and dtype of a candidate."""
     if not line.variants:
-        _, loss, writer = CANDIDATES[name]
+        _, loss, writer = EVERY_CANDIDATE[name]
         return loss, writer, "", line.dtype
     loss, _, variant = name.partition(" ")
     return loss, "ours", variant, variant if variant in SIZES else line.dtype
@@ -79,7 +79,10 @@ def admit(line: Line, side: Side, name: str) -> Steps:
     loss, writer, variant, dtype = described(line, name)
     steps = side.steps(name, loss, writer, variant, dtype)
     value, gradient = side.answer(name, steps)
-    check(line, loss, variant, dtype, value, gradient, name)
+    if line.depth:
+        heads.check(line, loss, dtype, value, gradient, name)
+    else:
+        check(line, loss, variant, dtype, value, gradient, name)
     return steps
 
 
@@ -140,7 +143,7 @@ def work(task: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None
     for fields in task["lines"]:
         line = Line(**fields)
         try:
-            side = library.Side(line)
+            side = (library.HeadSide if line.depth else library.Side)(line)
             names = line.candidates(task["losses"])
             table = measure(line, side, names, repeats=task["repeats"], budget=task["budget"])
         except MissingError as error:
