@@ -10,7 +10,7 @@ the features. So there are three products, as without chunks, and each entry of 
 from __future__ import annotations
 
 import functools
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +19,7 @@ from jax import Array, lax
 from hemspec.arguments import MARGIN_REDUCTIONS, check_head, check_labels, check_reduction, read_chunk_rows
 from hemspec.loss_function import loss_function
 from hemspec_jax.functional import kept_errors
-from hemspec_jax.positions import add_up, check_array, check_axis_name, constant_for, divide, targets_for
+from hemspec_jax.positions import add_up, cast, check_array, check_axis_name, constant_for, divide, targets_for
 
 __all__ = ["linear_hem_loss"]
 
@@ -91,7 +91,7 @@ def linear_hem_loss(
     targets = targets_for(labels, classes, x.dtype, sample_weight=sample_weight, where=where, ignore_index=ignore_index)
     compute = targets.weights.dtype
     margins, poison = constant_for(margin, classes, compute, name="margin", per_class=True)
-    margins = jnp.broadcast_to(jnp.asarray(margins, compute), (classes,))[targets.labels]
+    margins = jnp.broadcast_to(jnp.asarray(cast(margins, compute)), (classes,))[targets.labels]
     x = jnp.where(jnp.expand_dims(targets.valid, -1), x, jnp.zeros((), x.dtype))
     rest = [array.reshape(-1) for array in (targets.labels, margins, targets.poison * poison, targets.valid)]
     bias = None if bias is None else jnp.asarray(bias)
@@ -120,7 +120,8 @@ def varying_alike(*arrays: Array | None) -> list[Any]:
             return array
         missing, library = tuple(every - own), vars(lax)
         varying = functools.partial(library["pcast"], to="varying") if "pcast" in library else library["pvary"]
-        return cast("Array", varying(array, missing))
+        widened: Array = varying(array, missing)
+        return widened
 
     return [cast_to(array, own) for array, own in zip(arrays, axes, strict=True)]
 

@@ -309,7 +309,7 @@ class Slopes:
 
     def __init__(self, bits: Tensor, labels: Tensor, share: Tensor, active: Tensor, dtype: torch.dtype) -> None:
         self.bits, self.labels = bits, labels
-        self.share, self.true = share.to(dtype).unsqueeze(1), active.to(dtype).neg().unsqueeze(1)
+        self.share, self.true = share.to(dtype).unsqueeze(1), active.to(dtype).neg()
         byte = torch.arange(256, device=bits.device).unsqueeze(1)
         self.table = (byte >> torch.arange(8, device=bits.device) & 1).to(dtype)
 
@@ -318,6 +318,8 @@ class Slopes:
         packed = self.bits[rows, columns.start // 8 : -(-columns.stop // 8)]
         g = self.table.index_select(0, packed.reshape(-1).int()).view(len(packed), 8 * packed.shape[1])
         g = g[:, : columns.stop - columns.start].mul_(self.share[rows])
-        y = self.labels[rows].unsqueeze(1) - columns.start
+        y = self.labels[rows] - columns.start
         here, y = (y >= 0) & (y < g.shape[1]), y.clamp(0, g.shape[1] - 1)
-        return g.scatter_(1, y, torch.where(here, self.true[rows], g.gather(1, y)))
+        at = torch.arange(len(y), device=y.device), y
+        # Not scatter_, which on a CPU converts all of a half precision g and back.
+        return g.index_put_(at, torch.where(here, self.true[rows], g[at]))
