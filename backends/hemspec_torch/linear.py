@@ -28,6 +28,8 @@ __all__ = ["linear_hem_loss"]
 
 WIDENS = hasattr(torch.ops.aten.mm, "dtype_out")
 """A product of halves can be had in float32, on CUDA: from PyTorch 2.8 on."""
+UNPACKED = 1 << 23
+"""Elements that an accelerator unpacks at once: the indices take a quarter of what they become in half precision."""
 
 
 @loss_function(divide)
@@ -238,6 +240,7 @@ def differentiate(
                 torch.mm(g.t(), existing, out=of_weight[columns])
             if for_bias:
                 of_bias[columns] = g.sum(0, dtype=share.dtype)
+            del g  # before the next one is made
     for chunk in cuts(len(x) if for_x else 0, rows):
         torch.mm(slopes.of(chunk, slice(0, classes)), weight, out=of_x[chunk])
     return of_x if for_x else of_x.new_empty(0), of_weight, of_bias.to(x.dtype)
@@ -315,9 +318,13 @@ class Slopes:
 
     def of(self, rows: slice, columns: slice) -> Tensor:
         """`columns` begin at a multiple of 8."""
-        packed = self.bits[rows, columns.start // 8 : -(-columns.stop // 8)]
-        g = self.table.index_select(0, packed.reshape(-1).int()).view(len(packed), 8 * packed.shape[1])
-        g = g[:, : columns.stop - columns.start].mul_(self.share[rows])
+        packed, share = self.bits[rows, columns.start // 8 : -(-columns.stop // 8)], self.share[rows]
+        width = packed.shape[1]
+        g = self.table.new_empty(len(packed), 8 * width)
+        for block in cuts(len(g), max(1, (BLOCK if g.device.type == "cpu" else UNPACKED) // (8 * width))):
+            torch.index_select(self.table, 0, packed[block].reshape(-1).int(), out=g[block].view(-1, 8))
+            g[block].mul_(share[block])
+        g = g[:, : columns.stop - columns.start]
         y = self.labels[rows] - columns.start
         here, y = (y >= 0) & (y < g.shape[1]), y.clamp(0, g.shape[1] - 1)
         at = torch.arange(len(y), device=y.device), y

@@ -147,6 +147,7 @@ def choose(
     Raises:
         PlanError: what of it cannot be measured.
     """
+    head_dtypes = dtypes or ["bfloat16" if gpu else "float32"]
     standard: tuple[str, ...]
     grown: tuple[str, ...]
     of_variants: tuple[str, ...]
@@ -183,7 +184,8 @@ def choose(
                 device="cuda" if gpu else "cpu",
                 dtypes=dtypes or ["float32"],
                 variant_shapes=few,
-                heads=[head for head in of_heads if not gpu or dtypes == ["bfloat16"] or head not in plan.GPU_HEADS],
+                heads=of_heads,
+                head_dtypes=head_dtypes,
             )
     if not found:
         raise plan.PlanError(f"--framework {', '.join(frameworks)} has no execution {', '.join(executions)}")

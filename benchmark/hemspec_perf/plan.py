@@ -163,6 +163,7 @@ def make_plan(
     dtypes: Iterable[str] = ("float32",),
     variant_shapes: Iterable[str] = (),
     heads: Iterable[str] = (),
+    head_dtypes: Iterable[str] = ("float32",),
 ) -> list[Line]:
     """All lines, in the order in which they are measured."""
 
@@ -177,7 +178,7 @@ def make_plan(
                 for head in heads:
                     shape, depth = read_head(head)
                     if (framework, execution) in HEAD_EXECUTIONS:
-                        yield from (Line(framework, execution, device, shape, d, depth=depth) for d in dtypes)
+                        yield from (Line(framework, execution, device, shape, d, depth=depth) for d in head_dtypes)
                 for shape in variant_shapes:
                     if execution != "fit":
                         yield Line(framework, execution, device, shape, variants=True)

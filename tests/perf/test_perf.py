@@ -172,6 +172,16 @@ def test_shapes_that_are_none(text: str) -> None:
         read_shape(text)
 
 
+def test_plan_of_heads() -> None:
+    asked = {"dtypes": [], "variants": None, "quick": False}
+    (line,) = cli.choose(["torch"], [], None, ["8x4x10"], gpu=False, **asked)
+    assert (line.sizes, line.depth, line.dtype) == ((8, 10), 4, "float32")
+    assert line.candidates() == ["linear-hem", "unfused-hem", "unfused-ce", "linear-ce"]
+    of_gpu = [line for line in cli.choose([], [], None, None, gpu=True, **asked) if line.depth]
+    assert [(line.framework, line.dtype) for line in of_gpu] == [("torch", "bfloat16"), ("jax", "bfloat16")]
+    assert "liger-linear-ce" in of_gpu[0].candidates()
+
+
 def test_plan() -> None:
     (line,) = make_plan(["torch"], ["compile"], ["8x10"])
     assert line.baselines("hem") == ["ce", "ce-eager"]
