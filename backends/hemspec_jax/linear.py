@@ -18,7 +18,6 @@ from jax import Array, lax
 
 from hemspec.arguments import MARGIN_REDUCTIONS, check_head, check_labels, check_reduction, read_chunk_rows
 from hemspec.loss_function import loss_function
-from hemspec_jax.functional import kept_errors
 from hemspec_jax.positions import add_up, cast, check_array, check_axis_name, constant_for, divide, targets_for
 
 __all__ = ["linear_hem_loss"]
@@ -189,6 +188,15 @@ def measure(
     found = lax.map(one, (in_chunks(x, rows), in_chunks(labels, rows), in_chunks(margins, rows)))
     total, count, bits = (joined(chunks, len(x)) for chunks in found)
     return total / jnp.maximum(count, 1.0) * factor, count, bits
+
+
+def kept_errors(errors: Array) -> Array:
+    """K as a mask: the errors that are not below the mean error. A NaN is never lost."""
+    largest = jnp.max(errors, axis=-1, keepdims=True)
+    shortfall = largest - errors
+    high = errors.shape[-1] * shortfall <= jnp.sum(shortfall, axis=-1, keepdims=True)
+    high = jnp.where(jnp.isinf(largest), errors == largest, high)
+    return (high & (errors > 0)) | jnp.isnan(errors)
 
 
 def shifts() -> Array:
