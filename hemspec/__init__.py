@@ -9,6 +9,7 @@ from hemspec.reference.cross_entropy import cross_entropy_loss
 from hemspec.reference.dice import dice_loss
 from hemspec.reference.focal import focal_loss
 from hemspec.reference.hem import hem_loss
+from hemspec.reference.linear_hem import linear_hem_loss
 from hemspec.reference.logit_adjusted import logit_adjusted_loss
 from hemspec.reference.logit_norm import logit_norm_loss
 from hemspec.reference.multi_margin import multi_margin_loss
@@ -25,6 +26,7 @@ __all__ = [
     "dice_loss",
     "focal_loss",
     "hem_loss",
+    "linear_hem_loss",
     "logit_adjusted_loss",
     "logit_norm_loss",
     "margin_from_num_samples",

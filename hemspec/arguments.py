@@ -22,6 +22,11 @@ REDUCTIONS: Final = ("none", "sum", "mean")
 MARGIN_REDUCTIONS: Final = ("none", "sum", "mean", "active_mean")
 """`active_mean` counts positions whose loss is positive, which only a margin loss can switch off."""
 
+CHUNKS: Final = 32
+SMALLEST_CHUNK: Final = 2**23
+LARGEST_CHUNK: Final = 2**26
+"""Into how many chunks the logits of a linear head are cut, and the fewest and the most of a chunk: 32 to 256 MB."""
+
 Shape = Sequence[int | None]
 """Dimensions as a framework knows them while tracing: None where it does not."""
 
@@ -86,6 +91,61 @@ def check_logits(shape: Shape, dtype: str, axis: object = -1, *, name: str = "lo
             " (a binary problem takes two logits, one per class)"
         )
     return class_axis
+
+
+def check_head(
+    features: tuple[Shape, str],
+    weight: tuple[Shape, str],
+    bias: tuple[Shape, str] | None,
+    *,
+    class_axis: int,
+    names: Sequence[str] = ("features", "weight", "bias"),
+) -> int | None:
+    """Features (..., D), a weight of (C, D) or (D, C) and a bias of (C,), each a shape and a dtype. Returns C."""
+    (shape, dtype), (weight_shape, _), (name, weight_name, bias_name) = features, weight, names
+    if dtype not in FLOATING:
+        raise TypeError(f"{name} must be floating point, one of {', '.join(FLOATING)}; got {dtype}")
+    if len(shape) == 0:
+        raise ValueError(f"{name} must have a feature axis: expected shape (..., D), got a scalar")
+    form = ["C", "D"] if class_axis == 0 else ["D", "C"]
+    expected = f"({', '.join(form)})"
+    if len(weight_shape) != 2 or not agree((shape[-1],), (weight_shape[1 - class_axis],)):
+        raise ValueError(
+            f"{weight_name} must have shape {expected} with D = {show_size(shape[-1], '?')}, the last axis of {name};"
+            f" got {show(weight_shape)}"
+        )
+    classes = weight_shape[class_axis]
+    if classes is not None and classes < 2:
+        raise ValueError(f"{weight_name} must have shape {expected} with at least 2 classes; got {show(weight_shape)}")
+    if bias is not None and not agree(bias[0], (classes,)):
+        raise ValueError(f"{bias_name} must have shape ({show_size(classes, 'C')},); got {show(bias[0])}")
+    for other, array in ((weight_name, weight), (bias_name, bias)):
+        if array is not None and array[1] != dtype:
+            raise TypeError(f"{other} must have the dtype of {name}, {dtype}; got {array[1]}")
+    return classes
+
+
+def check_chunk_rows(chunk_rows: object, *, name: str = "chunk_rows") -> int | None:
+    """A number of positions, or None for a choice."""
+    if chunk_rows is None:
+        return None
+    if isinstance(chunk_rows, bool) or not isinstance(chunk_rows, int | np.integer):
+        raise TypeError(f"{name} must be an integer or None; got {type(chunk_rows).__name__}")
+    if chunk_rows < 1:
+        raise ValueError(f"{name} must be at least 1; got {chunk_rows}")
+    return int(chunk_rows)
+
+
+def read_chunk_rows(chunk_rows: object, positions: int, classes: int) -> int:
+    """How many positions' logits are there at once: as many as asked for, else a part of them that is a size to have.
+
+    A CPU's matrix product wants a few hundred rows, and an accelerator's too: it reads all of the head for each chunk.
+    """
+    asked = check_chunk_rows(chunk_rows)
+    if asked is None:
+        entries = min(max(positions * classes // CHUNKS, SMALLEST_CHUNK), LARGEST_CHUNK)
+        asked = max(1, entries // classes)
+    return max(1, min(asked, positions))
 
 
 def check_labels(

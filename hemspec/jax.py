@@ -11,6 +11,7 @@ from hemspec_jax.classes import (
     DiceLoss,
     FocalLoss,
     HEMLoss,
+    LinearHEMLoss,
     LogitAdjustedLoss,
     LogitNormLoss,
     MultiMarginLoss,
@@ -24,12 +25,14 @@ from hemspec_jax.functional import (
     logit_norm_loss,
     multi_margin_loss,
 )
+from hemspec_jax.linear import linear_hem_loss
 
 __all__ = [
     "CrossEntropyLoss",
     "DiceLoss",
     "FocalLoss",
     "HEMLoss",
+    "LinearHEMLoss",
     "LogitAdjustedLoss",
     "LogitNormLoss",
     "MultiMarginLoss",
@@ -37,6 +40,7 @@ __all__ = [
     "dice_loss",
     "focal_loss",
     "hem_loss",
+    "linear_hem_loss",
     "logit_adjusted_loss",
     "logit_norm_loss",
     "margin_from_num_samples",

@@ -15,11 +15,13 @@ from hemspec_torch.functional import (
     logit_norm_loss,
     multi_margin_loss,
 )
+from hemspec_torch.linear import linear_hem_loss
 from hemspec_torch.modules import (
     CrossEntropyLoss,
     DiceLoss,
     FocalLoss,
     HEMLoss,
+    LinearHEMLoss,
     LogitAdjustedLoss,
     LogitNormLoss,
     MultiMarginLoss,
@@ -30,6 +32,7 @@ __all__ = [
     "DiceLoss",
     "FocalLoss",
     "HEMLoss",
+    "LinearHEMLoss",
     "LogitAdjustedLoss",
     "LogitNormLoss",
     "MultiMarginLoss",
@@ -37,6 +40,7 @@ __all__ = [
     "dice_loss",
     "focal_loss",
     "hem_loss",
+    "linear_hem_loss",
     "logit_adjusted_loss",
     "logit_norm_loss",
     "margin_from_num_samples",

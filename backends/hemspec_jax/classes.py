@@ -20,6 +20,7 @@ from jax.tree_util import GetAttrKey
 from hemspec.arguments import (
     MARGIN_REDUCTIONS,
     REDUCTIONS,
+    check_chunk_rows,
     check_constant_dtype,
     check_flag,
     check_ignore_index,
@@ -30,6 +31,7 @@ from hemspec.arguments import (
 )
 from hemspec.loss_function import LossFunction
 from hemspec_jax import functional
+from hemspec_jax.linear import linear_hem_loss
 from hemspec_jax.positions import check_axis_name
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "DiceLoss",
     "FocalLoss",
     "HEMLoss",
+    "LinearHEMLoss",
     "LogitAdjustedLoss",
     "LogitNormLoss",
     "MultiMarginLoss",
@@ -155,13 +158,54 @@ class HEMLoss(_Loss):
     margin: Any = 1.0
     reduction: str = "active_mean"
 
-    function = functional.hem_loss
+    function: ClassVar[LossFunction[..., Array]] = functional.hem_loss
     reductions = MARGIN_REDUCTIONS
     constants = ("margin",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._hold("margin", per_class=True)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class LinearHEMLoss(HEMLoss):
+    """HEM loss of a linear head, of which it never makes all logits. See `linear_hem_loss`.
+
+    The head's parameters are arguments of the call, so that they can be differentiated.
+
+    Args:
+        margin, ignore_index, reduction, axis_name: as in `HEMLoss`.
+        chunk_rows: positions whose logits are there at once; None chooses.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> kernel = jnp.array([[1.0, 0.0, 0.0], [0.0, 3.0, 0.0]])
+        >>> float(LinearHEMLoss()(jnp.array([[1.0, 0.5]]), kernel, jnp.array([0])))
+        1.5
+    """
+
+    axis: ClassVar[int] = -1  # type: ignore[misc]  # no field: features and kernel have their axes where they are
+    chunk_rows: int | None = None
+
+    function = linear_hem_loss
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_chunk_rows(self.chunk_rows)
+
+    def __call__(  # type: ignore[override]
+        self, features: Any, kernel: Any, labels: Any, bias: Any = None, sample_weight: Any = None, where: Any = None
+    ) -> Array:
+        """The loss of features ``(..., D)``, a head ``(D, C)`` and ``(C,)``, and integer labels ``(...)``."""
+        arguments = {"bias": bias, "sample_weight": sample_weight, "where": where, **self._hyper_parameters()}
+        return type(self).function(features, kernel, labels, **arguments)
+
+    def terms(  # type: ignore[override]
+        self, features: Any, kernel: Any, labels: Any, bias: Any = None, sample_weight: Any = None, where: Any = None
+    ) -> tuple[Array, Array]:
+        """The average's numerator and denominator, which add up over micro-batches and replicas; averages do not."""
+        arguments = {"bias": bias, "sample_weight": sample_weight, "where": where, **self._hyper_parameters()}
+        return type(self).function.terms(features, kernel, labels, **arguments)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

@@ -41,6 +41,15 @@ Known: TypeAlias = npt.NDArray[Any] | Array
 """NumPy where the values can be read, JAX where they cannot."""
 
 
+class Targets(NamedTuple):
+    """Of the labels' shape, without gradient."""
+
+    labels: Array  # int, in [0, C) everywhere
+    weights: Array  # compute dtype, 0 where not valid, NaN where bad
+    valid: Array  # bool
+    poison: Array  # compute dtype: 1, or NaN where the label or the weight is bad
+
+
 class Positions(NamedTuple):
     """Only `logits` carries a gradient. The others but `true_class` have the shape of the labels."""
 
@@ -96,10 +105,27 @@ def read_positions(
     check_array(labels, name="labels")
     class_axis = check_logits(logits.shape, logits.dtype.name, axis)
     check_labels(labels.shape, labels.dtype.name, logits.shape, class_axis)
-    ignore_index = check_ignore_index(ignore_index)
-    shape, classes = labels.shape, logits.shape[class_axis]
     logits = jnp.moveaxis(jnp.asarray(logits), class_axis, -1)
-    compute = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
+    classes = logits.shape[-1]
+    targets = targets_for(
+        labels, classes, logits.dtype, sample_weight=sample_weight, where=where, ignore_index=ignore_index
+    )
+    return Positions(
+        logits=jnp.where(jnp.expand_dims(targets.valid, -1), logits, 0.0).astype(targets.weights.dtype),
+        true_class=jax.nn.one_hot(targets.labels, classes, dtype=jnp.bool_),
+        weights=targets.weights,
+        valid=targets.valid,
+        poison=targets.poison,
+    )
+
+
+def targets_for(
+    labels: Any, classes: int, dtype: Any, *, sample_weight: Any, where: Any, ignore_index: int | None
+) -> Targets:
+    """Which positions exist, what they are and what they weigh, of labels for logits of a dtype."""
+    ignore_index = check_ignore_index(ignore_index)
+    shape = labels.shape
+    compute = jnp.float64 if dtype == jnp.float64 else jnp.float32
 
     # Compared in their own dtype, as mathematical integers: a number that it cannot hold equals and bounds no label.
     label_dtype, labels = labels.dtype.name, read(labels)
@@ -132,10 +158,8 @@ def read_positions(
     valid = jnp.broadcast_to(valid, shape)
     one = jnp.ones((), compute)
     widest = jax.dtypes.canonicalize_dtype(np.int64)
-    in_range = jnp.where(valid & ~bad_label, jnp.asarray(cast(labels, widest)), 0)
-    return Positions(
-        logits=jnp.where(jnp.expand_dims(valid, -1), logits, 0.0).astype(compute),
-        true_class=jax.nn.one_hot(in_range, classes, dtype=jnp.bool_),
+    return Targets(
+        labels=jnp.where(valid & ~bad_label, jnp.asarray(cast(labels, widest)), 0),
         weights=lax.stop_gradient(jnp.where(bad_weight, jnp.nan, jnp.where(valid, weights, 0.0))),
         valid=valid,
         poison=jnp.where(valid & (bad_label | bad_weight), jnp.nan, one),
@@ -151,12 +175,26 @@ def constant(
     per_class: bool = False,
     positive: bool = False,
 ) -> tuple[Known, Array]:
+    """A hyper-parameter of a loss of logits, see `constant_for`."""
+    dtype, classes = positions.logits.dtype, positions.logits.shape[-1]
+    return constant_for(value, classes, dtype, name=name, scalar=scalar, per_class=per_class, positive=positive)
+
+
+def constant_for(
+    value: Any,
+    classes: int,
+    dtype: Any,
+    *,
+    name: str,
+    scalar: bool = True,
+    per_class: bool = False,
+    positive: bool = False,
+) -> tuple[Known, Array]:
     """A hyper-parameter without gradient, and its poison: 1, or NaN if a value is bad.
 
     One number (if `scalar`) or a vector with one entry for each class (if `per_class`). In float64 where it can be
-    read, in the compute dtype where it cannot.
+    read, in `dtype`, the compute dtype, where it cannot.
     """
-    dtype, classes = positions.logits.dtype, positions.logits.shape[-1]
     one = jnp.ones((), dtype)
     known = read(value) if isinstance(value, Array) else value
     if isinstance(known, Array):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from hemspec.arguments import (
     MARGIN_REDUCTIONS,
     REDUCTIONS,
+    check_chunk_rows,
     check_flag,
     check_ignore_index,
     check_per_class,
@@ -23,13 +24,14 @@ from hemspec.arguments import (
     read_number,
 )
 from hemspec.loss_function import LossFunction
-from hemspec_torch import functional
+from hemspec_torch import functional, linear
 
 __all__ = [
     "CrossEntropyLoss",
     "DiceLoss",
     "FocalLoss",
     "HEMLoss",
+    "LinearHEMLoss",
     "LogitAdjustedLoss",
     "LogitNormLoss",
     "MultiMarginLoss",
@@ -115,13 +117,72 @@ class HEMLoss(_Loss):
         HEMLoss(margin=1.0, ignore_index=-100, reduction='active_mean')
     """
 
-    function = functional.hem_loss
+    function: ClassVar[LossFunction[..., Tensor]] = functional.hem_loss
     reductions = MARGIN_REDUCTIONS
     constants = ("margin",)
 
     def __init__(self, *, margin: Any = 1.0, ignore_index: int | None = -100, reduction: str = "active_mean") -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction)
         self._hold("margin", margin)
+
+
+class LinearHEMLoss(HEMLoss):
+    """HEM loss of a linear head, of which it never makes all logits. See `linear_hem_loss`.
+
+    The head belongs to the model, which needs it to predict, and may share it with an embedding: ``forward`` takes it.
+
+    Args:
+        margin, ignore_index, reduction: as in `HEMLoss`.
+        chunk_rows: positions whose logits are there at once; None chooses.
+
+    Example:
+        >>> head = torch.nn.Linear(2, 3)
+        >>> criterion = LinearHEMLoss()
+        >>> features, target = torch.randn(5, 2), torch.tensor([0, 1, 2, 0, 1])
+        >>> loss = criterion(features, head.weight, target, head.bias)
+        >>> torch.isclose(loss, HEMLoss()(head(features), target)).item()
+        True
+    """
+
+    function = linear.linear_hem_loss
+
+    def __init__(
+        self,
+        *,
+        margin: Any = 1.0,
+        ignore_index: int | None = -100,
+        reduction: str = "active_mean",
+        chunk_rows: int | None = None,
+    ) -> None:
+        super().__init__(margin=margin, ignore_index=ignore_index, reduction=reduction)
+        self.chunk_rows = check_chunk_rows(chunk_rows)
+
+    def _options(self) -> dict[str, Any]:
+        return {**super()._options(), "chunk_rows": self.chunk_rows}
+
+    def forward(  # type: ignore[override]
+        self,
+        input: Tensor,
+        linear_weight: Tensor,
+        target: Tensor,
+        linear_bias: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> Tensor:
+        """The loss of features ``(..., D)``, a head ``(C, D)`` and ``(C,)``, and integer targets ``(...)``."""
+        arguments = {"linear_bias": linear_bias, "sample_weight": sample_weight, **self._options()}
+        return type(self).function(input, linear_weight, target, **arguments)
+
+    def terms(  # type: ignore[override]
+        self,
+        input: Tensor,
+        linear_weight: Tensor,
+        target: Tensor,
+        linear_bias: Tensor | None = None,
+        sample_weight: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """The average's numerator and denominator, which add up over micro-batches and replicas; averages do not."""
+        arguments = {"linear_bias": linear_bias, "sample_weight": sample_weight, **self._options()}
+        return type(self).function.terms(input, linear_weight, target, **arguments)
 
 
 class MultiMarginLoss(_Loss):

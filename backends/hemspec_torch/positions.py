@@ -87,13 +87,26 @@ def read_positions(
 
 def read_targets(input: Tensor, target: Tensor, *, sample_weight: Tensor | None, ignore_index: int | None) -> Targets:
     """Check the arguments every loss takes; which positions exist, what they are and what they weigh."""
-    for name, value in (("input", input), ("target", target)):
-        if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
+    check_tensors(input=input, target=target)
     class_axis = check_logits(input.shape, dtype_name(input), 1 if input.ndim > 1 else 0, name="input")
     check_labels(target.shape, dtype_name(target), input.shape, class_axis, name="target", logits_name="input")
+    return targets_for(
+        target, input.shape[class_axis], input.dtype, sample_weight=sample_weight, ignore_index=ignore_index
+    )
+
+
+def check_tensors(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
+
+
+def targets_for(
+    target: Tensor, classes: int, dtype: torch.dtype, *, sample_weight: Tensor | None, ignore_index: int | None
+) -> Targets:
+    """Which positions exist, what they are and what they weigh, of a target for logits of a dtype."""
     ignore_index = check_ignore_index(ignore_index)
-    compute = torch.float64 if input.dtype == torch.float64 else torch.float32
+    compute = torch.float64 if dtype == torch.float64 else torch.float32
 
     labels = target.to(torch.int64)
     exists = torch.ones_like(labels, dtype=torch.bool)
@@ -107,7 +120,7 @@ def read_targets(input: Tensor, target: Tensor, *, sample_weight: Tensor | None,
         if not isinstance(sample_weight, Tensor):
             raise TypeError(f"sample_weight must be a torch.Tensor or None; got {type(sample_weight).__name__}")
         check_weight(sample_weight.shape, dtype_name(sample_weight), target.shape)
-        weights = sample_weight.detach().to(device=input.device, dtype=compute)
+        weights = sample_weight.detach().to(device=target.device, dtype=compute)
         weights = weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim)).expand(labels.shape)
         bad_weight = exists & ~(torch.isfinite(weights) & (weights >= 0))
         readable_weights = read(weights)
@@ -116,7 +129,6 @@ def read_targets(input: Tensor, target: Tensor, *, sample_weight: Tensor | None,
         weights = torch.where(exists, weights, 0.0)
     valid = exists & ((weights > 0) | bad_weight)
 
-    classes = input.shape[class_axis]
     readable_labels, readable_valid = read(labels), read(valid)
     if readable_labels is not None and readable_valid is not None:
         check_label_values(readable_labels, readable_valid, classes, name="target")

@@ -62,6 +62,15 @@ def main(
             help="Batch x classes (x spatial axes); repeat.",
         ),
     ] = None,
+    head: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--head",
+            metavar="NxDxC",
+            show_default=", ".join(plan.HEADS),
+            help="Batch x features x classes of a linear head; repeat.",
+        ),
+    ] = None,
     loss: Annotated[
         list[LossName] | None,
         typer.Option("--loss", metavar="LOSS", show_default="both", help="hem, mm; CE is always measured."),
@@ -102,7 +111,7 @@ def main(
             if threads > cores:
                 raise plan.PlanError(f"--threads is {threads}, but this process may use {cores} cores")
             lines = choose(
-                names(framework), names(execution), shape, names(dtype), variants=variants, quick=quick, gpu=gpu
+                names(framework), names(execution), shape, head, names(dtype), variants=variants, quick=quick, gpu=gpu
             )
             options = runner.Options(
                 threads,
@@ -130,6 +139,7 @@ def choose(
     frameworks: list[str],
     executions: list[str],
     shapes: list[str] | None,
+    heads: list[str] | None,
     dtypes: list[str],
     *,
     variants: bool | None,
@@ -141,6 +151,7 @@ def choose(
     Raises:
         PlanError: what of it cannot be measured.
     """
+    head_dtypes = dtypes or ["bfloat16" if gpu else "float32"]
     standard: tuple[str, ...]
     grown: tuple[str, ...]
     of_variants: tuple[str, ...]
@@ -156,8 +167,11 @@ def choose(
         standard, grown, of_variants = plan.CPU_SHAPES, plan.GROWTH, plan.VARIANT_SHAPES
     if shapes:
         standard, grown, of_variants = tuple(shapes), (), tuple(shapes) if variants else ()
+    elif heads:
+        standard, grown, of_variants = (), (), ()
     elif variants is not None:
         of_variants = (of_variants or standard[:1]) if variants else ()
+    of_heads = heads or (() if shapes or quick else plan.GPU_HEADS if gpu else plan.HEADS)
     found = []
     for framework in frameworks or plan.FRAMEWORKS:
         for execution in plan.FRAMEWORKS[framework]:
@@ -166,7 +180,8 @@ def choose(
             usual = ["float32"]
             if gpu:
                 usual = ["bfloat16"] if execution == "compile" else ["bfloat16", "float32"]
-                standard = tuple(shapes or (plan.GPU_COMPILED if execution == "compile" else plan.GPU_SHAPES))
+                if not (shapes or heads):
+                    standard = plan.GPU_COMPILED if execution == "compile" else plan.GPU_SHAPES
             # Growth is drawn where compiling five more shapes takes no minutes.
             more = () if execution in ("compile", "function", "fit") else grown
             few = of_variants if execution != "compile" or variants else ()
@@ -177,6 +192,8 @@ def choose(
                 device="cuda" if gpu else "cpu",
                 dtypes=dtypes or usual,
                 variant_shapes=few,
+                heads=of_heads,
+                head_dtypes=head_dtypes,
             )
     if not found:
         raise plan.PlanError(f"--framework {', '.join(frameworks)} has no execution {', '.join(executions)}")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from hemspec_perf.plan import CANDIDATES, Line
+from hemspec_perf.plan import EVERY_CANDIDATE, Line
 
 Document = dict[str, Any]
 SCHEMA: Final = 1
@@ -43,7 +43,7 @@ def line_of(table: dict[str, Any]) -> Line:
 
 def label(name: str) -> str:
     """How a table names a candidate."""
-    if name in CANDIDATES:
-        return CANDIDATES[name][0]
+    if name in EVERY_CANDIDATE:
+        return EVERY_CANDIDATE[name][0]
     loss, _, variant = name.partition(" ")
-    return " ".join([CANDIDATES[loss][0], variant.replace("margins", "vector margin")]).strip()
+    return " ".join([EVERY_CANDIDATE[loss][0], variant.replace("margins", "vector margin")]).strip()

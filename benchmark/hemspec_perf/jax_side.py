@@ -11,7 +11,9 @@ import numpy as np
 import optax
 
 from hemspec_jax import functional as ours
+from hemspec_jax.linear import linear_hem_loss
 from hemspec_perf.batches import make_batch
+from hemspec_perf.heads import make_head
 from hemspec_perf.plan import Line
 from hemspec_perf.side import MissingError, Steps
 
@@ -52,15 +54,20 @@ LOSSES: dict[tuple[str, str], Callable[..., Any]] = {
 }
 
 
+def set_device(line: Line) -> None:
+    """Raises MissingError."""
+    platform = {"cpu": "cpu", "cuda": "gpu"}[line.device]
+    try:
+        jax.config.update("jax_default_device", jax.devices(platform)[0])  # type: ignore[no-untyped-call]
+    except RuntimeError:
+        raise MissingError("JAX sees no CUDA device") from None
+
+
 class Side:
     """See `hemspec_perf.side`."""
 
     def __init__(self, line: Line) -> None:
-        platform = {"cpu": "cpu", "cuda": "gpu"}[line.device]
-        try:
-            jax.config.update("jax_default_device", jax.devices(platform)[0])  # type: ignore[no-untyped-call]
-        except RuntimeError:
-            raise MissingError("JAX sees no CUDA device") from None
+        set_device(line)
         self.line, self.batch = line, make_batch(line)
         self.kept: dict[str, Any] = {}
         self.needs: dict[Callable[[], Any], Any] = {}
@@ -112,6 +119,46 @@ class Side:
         if found is None:
             raise MissingError("XLA does not tell what this program needs")
         return int(found.temp_size_in_bytes + found.output_size_in_bytes)
+
+
+HEAD_LOSSES: dict[tuple[str, str], Callable[[Any, Any, Any], Any]] = {
+    ("hem", "ours"): linear_hem_loss,
+    ("hem", "unfused"): lambda features, kernel, labels: ours.hem_loss(features @ kernel, labels),
+    ("ce", "unfused"): lambda features, kernel, labels: cross_entropy(features @ kernel, labels),
+}
+
+
+class HeadSide(Side):
+    """Features and a linear head instead of logits."""
+
+    def __init__(self, line: Line) -> None:
+        set_device(line)
+        self.line, self.head = line, make_head(line)
+        self.needs = {}
+        features, labels = (np.concatenate([a] * self.head.times) for a in (self.head.features, self.head.labels))
+        self.factors = jnp.asarray(features, line.dtype), jnp.asarray(self.head.weight.T, line.dtype)
+        self.labels = jnp.asarray(labels.astype(np.int32))
+
+    def steps(self, candidate: str, loss: str, writer: str, variant: str, dtype: str) -> Steps:
+        function = HEAD_LOSSES[loss, writer]
+        forward = jax.jit(lambda *arguments: function(*arguments))
+        both = jax.jit(jax.value_and_grad(lambda *arguments: function(*arguments), argnums=(0, 1)))
+        compiled = both.lower(*self.factors, self.labels).compile()
+
+        def run_both() -> Any:
+            return both(*self.factors, self.labels)
+
+        self.needs[run_both] = compiled
+        return Steps(lambda: forward(*self.factors, self.labels), run_both)
+
+    def copy(self) -> Callable[[], Any]:
+        logits, negative = jnp.zeros(self.line.sizes, self.line.dtype), jax.jit(jnp.negative)
+        return lambda: negative(logits)
+
+    def answer(self, candidate: str, steps: Steps) -> tuple[float, Any]:
+        value, (of_features, of_kernel) = steps.both()
+        blocks = of_features.reshape(self.head.times, -1, of_features.shape[-1])
+        return float(value), (np.asarray(blocks.sum(0, dtype=jnp.float32)), np.asarray(of_kernel, np.float32).T)
 
 
 def set_threads(threads: int) -> None:

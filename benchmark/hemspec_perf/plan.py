@@ -33,6 +33,16 @@ CANDIDATES: Final = {
 }
 """Of each candidate: how tables call it, which loss it is, who wrote it."""
 
+HEAD_CANDIDATES: Final = {
+    "linear-hem": ("linear HEM", "hem", "ours"),
+    "unfused-hem": ("product, HEM", "hem", "unfused"),
+    "unfused-ce": ("product, CE", "ce", "unfused"),
+    "linear-ce": ("framework's linear CE", "ce", "framework"),
+    "liger-linear-ce": ("Liger's linear CE", "ce", "liger"),
+}
+"""Of lines whose logits are the product of features and a linear head: likewise."""
+EVERY_CANDIDATE: Final = CANDIDATES | HEAD_CANDIDATES
+
 VARIANTS: Final = ("float16", "bfloat16", "ignore_index", "sample_weight", "margins")
 """What our losses can do besides, measured against their plain float32 call."""
 
@@ -54,6 +64,10 @@ GPU_COMPILED: Final = ("32768x1000", "8192x32000", "16x21x512x512")
 GPU_VARIANTS: Final = ("8192x32000",)
 GPU_LIMIT: Final = 440.0
 """Seconds for all lines on a GPU; starting a framework comes on top."""
+HEADS: Final = ("2048x512x32000",)
+GPU_HEADS: Final = ("8192x4096x128000",)
+"""Rows x features x classes of a linear head."""
+HEAD_EXECUTIONS: Final = (("torch", "eager"), ("jax", "jit"))
 VARIANT_SHAPES: Final = ("4096x1000",)
 
 
@@ -72,6 +86,8 @@ class Line:
     dtype: str = "float32"
     variants: bool = False
     """Our losses with all that they can do, instead of everybody's losses."""
+    depth: int = 0
+    """Features of a linear head whose product the logits are; 0: the logits themselves are the input."""
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -86,6 +102,9 @@ class Line:
     def candidates(self, losses: Iterable[str] = LOSSES) -> list[str]:
         """Names, those with which others are compared always among them."""
         wanted = {*losses}
+        if self.depth:
+            names = [name for name, (_, loss, _) in HEAD_CANDIDATES.items() if loss in wanted | {CE}]
+            return [name for name in names if self._exists(name)]
         if self.variants:
             ours = [loss for loss in ("hem", "mm") if loss in wanted]
             return [f"{loss} {variant}".strip() for loss in ours for variant in ("", *VARIANTS)]
@@ -98,7 +117,9 @@ class Line:
 
     def _exists(self, name: str) -> bool:
         """Whether there is such a thing at all; what is not installed or does not fit is said in the table."""
-        writer = CANDIDATES[name][2]
+        writer = EVERY_CANDIDATE[name][2]
+        if name == "linear-ce":
+            return self.framework == "torch"
         if self.execution == "fit":
             return name in ("hem", "mm", CE)
         if writer == "authors" or name == "framework-mm":
@@ -109,6 +130,8 @@ class Line:
         """With what a candidate is compared."""
         if self.variants:
             return [candidate.split()[0]]
+        if self.depth:
+            return ["unfused-ce", "unfused-hem"]
         if self.execution == "compile":
             return [CE, "ce-eager"]
         return [CE, "ce-compiled", "liger-ce"] if (self.framework, self.device) == ("torch", "cuda") else [CE]
@@ -116,7 +139,7 @@ class Line:
     @property
     def title(self) -> str:
         """As tables and messages name it."""
-        kind = ", variants" if self.variants else ""
+        kind = ", variants" if self.variants else f", a head of {self.depth} features" if self.depth else ""
         return f"{self.framework} {self.execution}, {self.device}, {self.shape}, {self.dtype}{kind}"
 
 
@@ -135,6 +158,18 @@ def read_shape(text: str) -> tuple[int, ...]:
     return sizes
 
 
+def read_head(text: str) -> tuple[str, int]:
+    """N x D x C as the shape of the logits and the number of features.
+
+    Raises:
+        PlanError: what is wrong with it.
+    """
+    parts = text.split("x")
+    if len(parts) != 3 or not all(part.isdecimal() and int(part) for part in parts) or int(parts[2]) < 2:
+        raise PlanError(f"--head is {text!r}; expected NxDxC, such as 2048x512x32000: rows, features, classes")
+    return f"{parts[0]}x{parts[2]}", int(parts[1])
+
+
 def make_plan(
     frameworks: Iterable[str],
     executions: Iterable[str],
@@ -143,6 +178,8 @@ def make_plan(
     device: str = "cpu",
     dtypes: Iterable[str] = ("float32",),
     variant_shapes: Iterable[str] = (),
+    heads: Iterable[str] = (),
+    head_dtypes: Iterable[str] = ("float32",),
 ) -> list[Line]:
     """All lines, in the order in which they are measured."""
 
@@ -154,6 +191,10 @@ def make_plan(
                 for shape in shapes:
                     for dtype in dtypes:
                         yield Line(framework, execution, device, shape, dtype)
+                for head in heads:
+                    shape, depth = read_head(head)
+                    if (framework, execution) in HEAD_EXECUTIONS:
+                        yield from (Line(framework, execution, device, shape, d, depth=depth) for d in head_dtypes)
                 for shape in variant_shapes:
                     if execution != "fit":
                         yield Line(framework, execution, device, shape, variants=True)

@@ -32,7 +32,7 @@ STYLES: Final = {
 def growing(document: Document, axis: int) -> list[tuple[Line, dict[str, Any]]]:
     """Tables of N x C that differ in one of the two, and have the commonest other one; smallest first."""
     found = [(line_of(table), table) for table in document["tables"] if "results" in table]
-    found = [(line, table) for line, table in found if len(line.sizes) == 2 and not line.variants]
+    found = [(line, table) for line, table in found if len(line.sizes) == 2 and not line.variants and not line.depth]
     others = Counter(line.sizes[1 - axis] for line in {line.shape: line for line, _ in found}.values())
     if not others or max(others.values()) < 2:
         return []

@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from hemspec_perf.document import label, line_of
-from hemspec_perf.plan import CANDIDATES
+from hemspec_perf.plan import EVERY_CANDIDATE
 
 
 def seconds(value: float) -> str:
@@ -47,8 +47,8 @@ def table(found: dict[str, Any]) -> Table:
             spread(both),
             *["–" if value is None else f"{value:.2f}" for value in ratios],
             "–" if multiple is None else f"{multiple:.2f}",
-            f"{both['percent_of_copy']:.0f}",
-            style="bold" if not line.variants and CANDIDATES[name][2] == "ours" else None,
+            "–" if line.depth else f"{both['percent_of_copy']:.0f}",
+            style="bold" if not line.variants and EVERY_CANDIDATE[name][2] == "ours" else None,
         )
     if found.get("note"):
         shown.caption = f"{shown.caption}\n{found['note']}"

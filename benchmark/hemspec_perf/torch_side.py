@@ -12,12 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hemspec_perf.batches import make_batch
+from hemspec_perf.heads import make_head
 from hemspec_perf.plan import SIZES, Line
 from hemspec_perf.resident import peak_extra
 from hemspec_perf.side import MissingError, Steps
 from hemspec_perf.timing import copies_beyond
 from hemspec_torch import functional as ours
 from hemspec_torch import selection
+from hemspec_torch.linear import linear_hem_loss
 
 
 def plain_errors(logits: Tensor, labels: Tensor) -> Tensor:
@@ -157,6 +159,63 @@ class Side:
         step()
         torch.cuda.synchronize()
         return int(torch.cuda.max_memory_allocated() - before)
+
+
+def linear_cross_entropy(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """The framework's, in chunks."""
+    if not hasattr(F, "linear_cross_entropy"):
+        raise MissingError("this PyTorch has no linear_cross_entropy")
+    return F.linear_cross_entropy(features, weight, labels, options=torch.nn.LinearCrossEntropyOptions())
+
+
+def liger_linear_cross_entropy(features: Tensor, weight: Tensor, labels: Tensor) -> Tensor:
+    """Liger-Kernel's."""
+    try:
+        from liger_kernel.transformers.functional import liger_fused_linear_cross_entropy as function
+    except ImportError:
+        raise MissingError("Liger-Kernel is not installed") from None
+    value: Tensor = function(features, weight, labels)
+    return value
+
+
+HEAD_LOSSES: dict[tuple[str, str], Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    ("hem", "ours"): linear_hem_loss,
+    ("hem", "unfused"): lambda features, weight, labels: ours.hem_loss(F.linear(features, weight), labels),
+    ("ce", "unfused"): lambda features, weight, labels: F.cross_entropy(F.linear(features, weight), labels),
+    ("ce", "framework"): linear_cross_entropy,
+    ("ce", "liger"): liger_linear_cross_entropy,
+}
+
+
+class HeadSide(Side):
+    """Features and a linear head instead of logits."""
+
+    def __init__(self, line: Line) -> None:
+        if line.device == "cuda" and not torch.cuda.is_available():
+            raise MissingError("PyTorch sees no CUDA device")
+        self.line, self.head = line, make_head(line)
+        dtype, device = getattr(torch, line.dtype), line.device
+        features, weight = (torch.from_numpy(a).to(device, dtype) for a in (self.head.features, self.head.weight))
+        self.features = features.repeat(self.head.times, 1).requires_grad_()
+        self.weight = weight.requires_grad_()
+        self.labels = torch.from_numpy(self.head.labels).to(device).repeat(self.head.times)
+
+    def steps(self, candidate: str, loss: str, writer: str, variant: str, dtype: str) -> Steps:
+        function = HEAD_LOSSES[loss, writer]
+
+        def forward() -> Tensor:
+            return function(self.features, self.weight, self.labels)
+
+        return Steps(forward, lambda: (value := forward(), torch.autograd.grad(value, (self.features, self.weight))))
+
+    def copy(self) -> Callable[[], Any]:
+        source = self.features.new_zeros(self.line.sizes)
+        return source.clone
+
+    def answer(self, candidate: str, steps: Steps) -> tuple[float, Any]:
+        value, (of_features, of_weight) = steps.both()
+        block = of_features.unflatten(0, (self.head.times, -1)).sum(0, dtype=torch.float32)
+        return value.item(), (block.cpu().numpy(), of_weight.float().cpu().numpy())
 
 
 def liger_cross_entropy() -> Callable[..., Tensor]:

@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 import hemspec
-from hemspec_perf import timing
+from hemspec_perf import heads, timing
 from hemspec_perf.batches import WrongAnswerError, check
-from hemspec_perf.plan import CANDIDATES, SIZES, Line
+from hemspec_perf.plan import EVERY_CANDIDATE, SIZES, Line
 from hemspec_perf.resident import FEWEST_BYTES
 from hemspec_perf.side import MissingError, Side, Steps
 
@@ -81,13 +81,13 @@ def measure(
 
 def is_secondary(name: str) -> bool:
     """A formulation that nobody is compared with: the first to be left out where time is short."""
-    return name in CANDIDATES and CANDIDATES[name][2] in ("plain", "authors")
+    return name in EVERY_CANDIDATE and EVERY_CANDIDATE[name][2] in ("plain", "authors")
 
 
 def described(line: Line, name: str) -> tuple[str, str, str, str]:
     """Loss, writer, variant and dtype of a candidate."""
     if not line.variants:
-        _, loss, writer = CANDIDATES[name]
+        _, loss, writer = EVERY_CANDIDATE[name]
         return loss, writer, "", line.dtype
     loss, _, variant = name.partition(" ")
     return loss, "ours", variant, variant if variant in SIZES else line.dtype
@@ -98,7 +98,10 @@ def admit(line: Line, side: Side, name: str) -> Steps:
     loss, writer, variant, dtype = described(line, name)
     steps = side.steps(name, loss, writer, variant, dtype)
     value, gradient = side.answer(name, steps)
-    check(line, loss, variant, dtype, value, gradient, name, rounds=writer in ("framework", "liger"))
+    if line.depth:
+        heads.check(line, loss, dtype, value, gradient, name)
+    else:
+        check(line, loss, variant, dtype, value, gradient, name, rounds=writer in ("framework", "liger"))
     return steps
 
 
@@ -163,7 +166,7 @@ def work(task: dict[str, Any], report: Callable[[dict[str, Any]], None]) -> None
             limit = (end - time.monotonic()) / (len(task["lines"]) - index)
             if limit < task["budget"]:
                 raise MissingError("no time was left for it")
-            side = library.Side(line)
+            side = (library.HeadSide if line.depth else library.Side)(line)
             names = line.candidates(task["losses"])
             table = measure(line, side, names, repeats=task["repeats"], budget=task["budget"], limit=limit)
         except MissingError as error:

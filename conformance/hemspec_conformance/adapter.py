@@ -87,6 +87,11 @@ class Mode:
     per_example: bool = False
     """The loss is mapped over the first axis, one example at a time. Asked for sums and for losses by position. An
     example has to be given a batch axis of 1, else its weight and its class axis would be out of place."""
+    losses: Collection[str] = ()
+    """Those that there is such a way to run, where not all that the backend offers."""
+    infinities: bool = True
+    """Logits may be infinite. Off for a mode that gets them as a product, in which an infinity spreads to its row as
+    NaN. A NaN may do so: it makes its whole row NaN anyway."""
     coverage: Literal["all", "first dtype", "brief", "core"] = "all"
     """What a usual run asks; a full one asks all of all.
 
@@ -97,8 +102,6 @@ class Mode:
       not beyond the core cases. For a second mode that traces what another one was asked in full.
     - "core": the core cases in the first two dtypes. For a mode that compiles for seconds.
     """
-    losses: Collection[str] = ()
-    """Those that it is about; empty means all that the adapter offers."""
     skip: str = ""
     """Why the mode cannot run here ("no CUDA device"); its checks are then reported as skipped."""
 

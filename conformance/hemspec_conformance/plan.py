@@ -13,7 +13,14 @@ import numpy as np
 from hemspec import SPEC_VERSION
 from hemspec_conformance.adapter import DTYPES, LOSSES, Mode
 from hemspec_conformance.backend import Backend, unknown_loss
-from hemspec_conformance.check import ConformanceError, as_dtype, check_rejection, check_vector, class_axis_of
+from hemspec_conformance.check import (
+    ConformanceError,
+    absent_positions,
+    as_dtype,
+    check_rejection,
+    check_vector,
+    class_axis_of,
+)
 from hemspec_conformance.laws import EXAMPLES, LAWS, check_law
 from hemspec_conformance.rejections import REJECTIONS
 from hemspec_conformance.vectors import Vector, load
@@ -123,6 +130,10 @@ def fits(mode: Mode, vector: Vector) -> bool:
     """Whether a mode changes anything about a vector, and can ask it at all."""
     call = vector.call
     rank = call.logits.ndim
+    if not mode.infinities:
+        logits = np.moveaxis(call.logits, call.axis, -1)
+        if np.isinf(logits[~absent_positions(call)]).any():
+            return False
     if mode.per_example:
         whole = call.constants.get("batch", False) or not call.labels.size or rank < 2 or call.axis % rank == 0
         return call.reduction in ("sum", "none") and not whole

@@ -29,6 +29,7 @@ from hemspec.arguments import MARGIN_REDUCTIONS, check_reduction
 from hemspec.reference.positions import (
     Evaluation,
     Floats,
+    Positions,
     by_position,
     per_true_class,
     read_positions,
@@ -53,6 +54,18 @@ def kept_errors(errors: Floats) -> Any:
         high = errors.shape[1] * shortfall <= shortfall.sum(axis=1, keepdims=True)
     high = np.where(np.isinf(largest), errors == largest, high)
     return (high & (errors > 0)) | np.isnan(errors)
+
+
+def evaluate(positions: Positions, margin: Any, reduction: str) -> Evaluation:
+    """HEM at every position, and its derivative in the logits."""
+    errors = margin_errors(positions.logits, positions.labels, per_true_class(margin, positions, name="margin"))
+    kept = kept_errors(errors)
+    size = np.maximum(kept.sum(axis=1), 1)
+    values = np.where(kept, errors, 0.0).sum(axis=1) / size
+
+    slopes = kept / size[:, None]
+    slopes[np.arange(len(size)), positions.labels] = -1.0 * kept.any(axis=1)
+    return by_position(positions, values, slopes, reduction)
 
 
 @reference_loss
@@ -97,14 +110,7 @@ def hem_loss(
     """
     check_reduction(reduction, MARGIN_REDUCTIONS)
     positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
-    errors = margin_errors(positions.logits, positions.labels, per_true_class(margin, positions, name="margin"))
-    kept = kept_errors(errors)
-    size = np.maximum(kept.sum(axis=1), 1)
-    values = np.where(kept, errors, 0.0).sum(axis=1) / size
-
-    slopes = kept / size[:, None]
-    slopes[np.arange(len(size)), positions.labels] = -1.0 * kept.any(axis=1)
-    return by_position(positions, values, slopes, reduction)
+    return evaluate(positions, margin, reduction)
 
 
 gradient = hem_loss.gradient

@@ -122,8 +122,7 @@ class Evaluation:
 
     @property
     def result_dtype(self) -> Any:
-        """float16 and bfloat16 are computed in float32 and stay there; the others are what they were."""
-        return self.positions.dtype if self.positions.dtype in (np.float32, np.float64) else np.dtype(np.float32)
+        return loss_dtype(self.positions.dtype)
 
     def terms(self) -> tuple[Floats, Floats | None]:
         """Numerator and denominator. Elements that do not count add exactly 0, whatever they hold."""
@@ -148,6 +147,11 @@ class Evaluation:
         last = rows.reshape(*self.positions.shape, self.positions.classes)
         with np.errstate(over="ignore"):
             return np.moveaxis(last, -1, self.positions.class_axis).astype(self.positions.dtype)
+
+
+def loss_dtype(dtype: Any) -> Any:
+    """float16 and bfloat16 are computed in float32 and stay there; the others are what they were."""
+    return dtype if dtype in (np.float32, np.float64) else np.dtype(np.float32)
 
 
 def by_position(positions: Positions, values: Floats, slopes: Floats, reduction: str) -> Evaluation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from hemspec_perf import batches, cli, document, plots, timing
+from hemspec_perf import batches, cli, document, heads, plots, timing
+from hemspec_perf.batches import STEP
 from hemspec_perf.plan import Line, PlanError, make_plan, read_shape
 from hemspec_perf.resident import peak_extra
 from hemspec_perf.side import MissingError
@@ -42,6 +44,39 @@ def test_candidates_are_the_reference(line: Line, name: str) -> None:
 def test_variants_are_the_reference(variant: str) -> None:
     line = Line("torch", "eager", "cpu", "64x12", variants=True)
     worker.admit(line, torch_side.Side(line), f"hem {variant}")
+
+
+HEAD = Line("torch", "eager", "cpu", "64x40", depth=12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["linear-hem", "unfused-hem", "unfused-ce", "linear-ce"])
+def test_candidates_with_a_head_are_the_reference(name: str, dtype: str) -> None:
+    line = replace(HEAD, dtype=dtype)
+    worker.admit(line, torch_side.HeadSide(line), name)
+
+
+def half_the_head(features: Any, weight: Any, labels: Any) -> Any:
+    """The right value, a wrong gradient of the head."""
+    return torch_side.linear_hem_loss(features, weight / 2 + weight.detach() / 2, labels)
+
+
+def test_a_wrong_candidate_with_a_head_gets_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(torch_side.HEAD_LOSSES, ("hem", "unfused"), half_the_head)
+    found = worker.measure(HEAD, torch_side.HeadSide(HEAD), ["unfused-hem", "unfused-ce"], repeats=5, budget=0.0)
+    assert set(found["results"]) == {"unfused-ce"}
+    assert "the gradient of the head" in found["refused"]["unfused-hem"]
+
+
+def test_logits_of_a_head_are_exact_and_no_error_is_near_the_mean() -> None:
+    head = heads.make_head(Line("torch", "eager", "cpu", "64x2000", depth=100))
+    logits = STEP * (head.features.astype(float) @ head.weight.T)
+    assert (logits == np.rint(logits)).all()
+    assert np.abs(logits).max() < 4 * STEP
+    rows = np.arange(len(logits))
+    errors = np.maximum(0, logits - logits[rows, head.labels][:, None] + STEP)
+    errors[rows, head.labels] = 0
+    assert (np.abs(2000 * errors - errors.sum(1, keepdims=True)).min(1) > 4).all()
 
 
 def test_repeated_rows_are_checked_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,6 +228,16 @@ def test_shapes_that_are_none(text: str) -> None:
         read_shape(text)
 
 
+def test_plan_of_heads() -> None:
+    asked = {"dtypes": [], "variants": None, "quick": False}
+    (line,) = cli.choose(["torch"], [], None, ["8x4x10"], gpu=False, **asked)
+    assert (line.sizes, line.depth, line.dtype) == ((8, 10), 4, "float32")
+    assert line.candidates() == ["linear-hem", "unfused-hem", "unfused-ce", "linear-ce"]
+    of_gpu = [line for line in cli.choose([], [], None, None, gpu=True, **asked) if line.depth]
+    assert [(line.framework, line.dtype) for line in of_gpu] == [("torch", "bfloat16"), ("jax", "bfloat16")]
+    assert "liger-linear-ce" in of_gpu[0].candidates()
+
+
 def test_plan() -> None:
     (line,) = make_plan(["torch"], ["compile"], ["8x10"])
     assert line.baselines("hem") == ["ce", "ce-eager"]
@@ -220,6 +265,7 @@ def test_plan_for_a_gpu() -> None:
         (["--threads", "4096"], "4096"),
         (["--framework", "jax", "--execution", "eager"], "jax has no execution eager"),
         (["--gpu", "--framework", "keras-jax"], "keras-jax"),
+        (["--head", "8x10"], "8x10"),
         (["--read", "/nowhere.json"], "/nowhere.json"),
     ],
 )

@@ -35,6 +35,17 @@ X64 = Mode(
     coverage="brief",
 )
 VMAP = Mode("vmap", dtypes=("float32",), setting="strict", reads_values=False, per_example=True, coverage="brief")
+LINEAR = Mode(
+    "linear",
+    dtypes=("float32", "bfloat16"),
+    setting="strict",
+    reads_values=False,
+    refusals=False,
+    losses=("hem_loss",),
+    infinities=False,
+    coverage="brief",
+)
+"""The loss of a linear head whose logits are the vector's, in chunks of two positions."""
 LAYOUTS = tuple(
     Mode("jit", dtypes=("float32",), layout=layout, setting="strict", reads_values=False)
     for layout in ("channels_first", "channels_last")
@@ -44,6 +55,7 @@ modes = (
     CLASS,
     VMAP,
     Mode("jit", dtypes=NARROW, device="gpu", setting="strict", reads_values=False, coverage="first dtype", skip=NO_GPU),
+    LINEAR,
     *LAYOUTS,
     X64,
     JIT,
@@ -76,6 +88,8 @@ def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
         # Under jit the vectors are arguments, so their values are unknown while tracing; numbers are closed over.
         vectors = {k: v for k, v in call.constants.items() if isinstance(v, np.ndarray)}
         fixed = {k: v for k, v in call.keywords.items() if k != "sample_weight" and k not in vectors}
+        if mode.execution == "linear" and call.loss in mode.losses:
+            return of_linear_head(call, vectors, Options(fixed))
         differentiable = jnp.issubdtype(call.logits.dtype, jnp.floating)
         evaluate = evaluation(call.loss, mode, differentiable, Options(fixed))
         (_, value), gradient = evaluate(call.logits, call.labels, call.sample_weight, vectors)
@@ -108,6 +122,41 @@ def evaluation(loss: str, mode: Mode, differentiable: bool, fixed: Options) -> C
     if mode.per_example:
         evaluate = jax.vmap(of_one(evaluate), in_axes=(0, 0, 0, None))
     return evaluate if mode.reads_values else jax.jit(evaluate)
+
+
+def of_linear_head(call: Call, vectors: Mapping[str, Any], fixed: Options) -> tuple[Any, Any]:
+    """Logits as a product with an identity, which is exact: of the features, or of the head where it is smaller.
+
+    Their gradient is then that of the other factor.
+    """
+    logits = jnp.moveaxis(call.logits, call.axis, -1)
+    *shape, classes = logits.shape
+    rows = logits.reshape(call.labels.size, classes)
+    if len(rows) < classes and bool(jnp.isfinite(rows).all()):
+        features = jnp.eye(len(rows), dtype=rows.dtype).reshape(*shape, len(rows))
+        value, gradient = linear_evaluation(1, fixed)(features, rows, call.labels, call.sample_weight, vectors)
+    else:
+        kernel = jnp.eye(classes, dtype=rows.dtype)
+        value, gradient = linear_evaluation(0, fixed)(logits, kernel, call.labels, call.sample_weight, vectors)
+    return value, jnp.moveaxis(gradient.reshape(logits.shape), -1, call.axis)
+
+
+@functools.cache
+def linear_evaluation(factor: int, fixed: Options) -> Callable[..., Any]:
+    """``value, gradient`` in one of the factors, as a function of the arrays."""
+    options = {name: value for name, value in fixed.items() if name != "axis"}
+
+    def total(features: Any, kernel: Any, labels: Any, weight: Any, vectors: Mapping[str, Any]) -> tuple[Any, Any]:
+        value = hemspec.jax.linear_hem_loss(
+            features, kernel, labels, sample_weight=weight, chunk_rows=2, **options, **vectors
+        )
+        return jnp.sum(value), value
+
+    def evaluate(*arrays: Any) -> tuple[Any, Any]:
+        (_, value), gradient = jax.value_and_grad(total, argnums=factor, has_aux=True)(*arrays)
+        return value, gradient
+
+    return jax.jit(evaluate)
 
 
 def of_one(evaluate: Callable[..., Any]) -> Callable[..., Any]:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -53,8 +53,10 @@ INTERPRETED = Mode(
     skip=NO_TRITON,
 )
 """The kernels for a GPU, run on the CPU by Triton's interpreter: milliseconds for each program."""
-TILED = dataclasses.replace(INTERPRETED, setting="triton_small_tiles", dtypes=("float32",), coverage="brief")
+TILED = replace(INTERPRETED, setting="triton_small_tiles", dtypes=("float32",), coverage="brief")
 """The same, with no tile resident and 256 classes in each: what rows are otherwise given from 16,385 classes on."""
+LINEAR = Mode("linear", refusals=False, losses=("hem_loss",), infinities=False)
+"""The loss of a linear head whose logits are the vector's, in chunks of two positions."""
 VMAP = Mode("vmap", reads_values=False, per_example=True)
 modes = (
     EAGER,
@@ -67,10 +69,12 @@ modes = (
     INTERPRETED,
     TILED,
     MODULE,
+    LINEAR,
     VMAP,
     GRAPH,
     COMPILED,
     DYNAMIC,
+    replace(LINEAR, device="cuda", reads_values=False, skip=NO_CUDA),
     Mode("compile", device="cuda", reads_values=False, refusals=False, coverage="core", skip=NO_CUDA),
 )
 
@@ -107,6 +111,8 @@ def value_and_gradient(call: Call, mode: Mode) -> tuple[Tensor, Tensor]:
     logits = call.logits
     if mode.per_example:
         return per_example(call, mode)
+    if mode.execution == "linear" and call.loss in mode.losses:
+        return of_linear_head(call)
     if logits.is_floating_point():
         logits.requires_grad_()
     with setting(mode.setting):
@@ -166,6 +172,30 @@ def per_example(call: Call, mode: Mode) -> tuple[Tensor, Tensor]:
     axes = tuple(None if array is None else 0 for array in arrays)
     gradient, (_, value) = torch.func.vmap(torch.func.grad_and_value(one, has_aux=True), axes)(*arrays)
     return value.sum() if call.reduction == "sum" else value, gradient
+
+
+def of_linear_head(call: Call) -> tuple[Tensor, Tensor]:
+    """Logits as a product with an identity, which is exact: of the features, or of the head where it is smaller.
+
+    Their gradient is then that of the other factor.
+    """
+    logits = call.logits.movedim(call.axis, -1).contiguous()
+    options = {name: value for name, value in call.keywords.items() if name not in ("axis", "sample_weight")}
+    *shape, classes = logits.shape
+    rows = logits.reshape(call.labels.numel(), classes)
+    if len(rows) < classes and torch.isfinite(rows).all():
+        features = torch.eye(len(rows), dtype=rows.dtype, device=rows.device).reshape(*shape, len(rows))
+        factor = head = rows.t().contiguous().requires_grad_()
+    else:
+        factor = features = logits.requires_grad_()
+        head = torch.eye(classes, dtype=rows.dtype, device=rows.device)
+    value = hemspec.torch.linear_hem_loss(
+        features, head, call.labels, sample_weight=call.sample_weight, chunk_rows=2, **options
+    )
+    value.sum().backward()  # type: ignore[no-untyped-call]
+    assert factor.grad is not None
+    gradient = factor.grad if factor is features else factor.grad.t().reshape(logits.shape)
+    return value, gradient.movedim(-1, call.axis)
 
 
 @contextlib.contextmanager
