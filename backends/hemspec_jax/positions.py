@@ -15,7 +15,9 @@ Nothing here promotes a dtype or a rank implicitly, so the losses run under JAX'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -41,14 +43,36 @@ Known: TypeAlias = npt.NDArray[Any] | Array
 """NumPy where the values can be read, JAX where they cannot."""
 
 
-class Positions(NamedTuple):
-    """Only `logits` carries a gradient. The others but `true_class` have the shape of the labels."""
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Only `given` and `logits` carry a gradient. What is not derived but `given` has the shape of the labels."""
 
-    logits: Array  # class axis last, in the compute dtype, zero where not valid
-    true_class: Array  # one-hot labels as a mask, the shape of the logits
+    given: Array  # the logits as they came
+    axis: int  # their class axis, counted from the front
+    labels: Array  # int32, 0 where not valid or bad
     weights: Array  # compute dtype, 0 where not valid, NaN where bad
     valid: Array  # bool
     poison: Array  # compute dtype: 1, or NaN where the label or the weight is bad
+
+    @property
+    def dtype(self) -> Any:
+        """The compute dtype."""
+        return self.weights.dtype
+
+    @property
+    def classes(self) -> int:
+        return self.given.shape[self.axis]
+
+    @cached_property
+    def logits(self) -> Array:
+        """Class axis last, in the compute dtype, zero where not valid."""
+        logits = jnp.moveaxis(self.given, self.axis, -1)
+        return jnp.where(jnp.expand_dims(self.valid, -1), logits, 0.0).astype(self.dtype)
+
+    @cached_property
+    def true_class(self) -> Array:
+        """One-hot labels as a mask, class axis last."""
+        return jax.nn.one_hot(self.labels, self.classes, dtype=jnp.bool_)
 
 
 def check_array(value: object, *, name: str, optional: bool = False) -> None:
@@ -98,7 +122,7 @@ def read_positions(
     check_labels(labels.shape, labels.dtype.name, logits.shape, class_axis)
     ignore_index = check_ignore_index(ignore_index)
     shape, classes = labels.shape, logits.shape[class_axis]
-    logits = jnp.moveaxis(jnp.asarray(logits), class_axis, -1)
+    logits = jnp.asarray(logits)
     compute = jnp.float64 if logits.dtype == jnp.float64 else jnp.float32
 
     # Compared in their own dtype, as mathematical integers: a number that it cannot hold equals and bounds no label.
@@ -131,11 +155,10 @@ def read_positions(
 
     valid = jnp.broadcast_to(valid, shape)
     one = jnp.ones((), compute)
-    widest = jax.dtypes.canonicalize_dtype(np.int64)
-    in_range = jnp.where(valid & ~bad_label, jnp.asarray(cast(labels, widest)), 0)
     return Positions(
-        logits=jnp.where(jnp.expand_dims(valid, -1), logits, 0.0).astype(compute),
-        true_class=jax.nn.one_hot(in_range, classes, dtype=jnp.bool_),
+        given=logits,
+        axis=class_axis,
+        labels=jnp.where(valid & ~bad_label, jnp.asarray(cast(labels, np.int32)), 0),
         weights=lax.stop_gradient(jnp.where(bad_weight, jnp.nan, jnp.where(valid, weights, 0.0))),
         valid=valid,
         poison=jnp.where(valid & (bad_label | bad_weight), jnp.nan, one),
@@ -156,7 +179,7 @@ def constant(
     One number (if `scalar`) or a vector with one entry for each class (if `per_class`). In float64 where it can be
     read, in the compute dtype where it cannot.
     """
-    dtype, classes = positions.logits.dtype, positions.logits.shape[-1]
+    dtype, classes = positions.dtype, positions.classes
     one = jnp.ones((), dtype)
     known = read(value) if isinstance(value, Array) else value
     if isinstance(known, Array):
@@ -176,7 +199,7 @@ def constant(
 
 def rounded(value: Known, positions: Positions) -> Array:
     """A constant in the compute dtype."""
-    return jnp.asarray(cast(value, positions.logits.dtype))
+    return jnp.asarray(cast(value, positions.dtype))
 
 
 def over_classes(vector: Known, positions: Positions) -> Array:

@@ -1,0 +1,202 @@
+"""HEM and multi-class margin loss in passes over the logits that keep nothing of their size.
+
+HEM has three: the sum of all errors, the sum and number of the kept ones, the gradient. The multi-class margin loss has
+two, since it keeps every error. Of plain operations XLA makes arrays of errors and of masks instead.
+
+The derivative is a sum of ``weights * dz``. Its transpose is one pass that makes the weights again and writes the
+gradient, just as in a backward pass written by hand (`jax.custom_vjp`), and there is forward mode too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from hemspec_jax.positions import Positions, constant, rounded
+
+Pair: TypeAlias = tuple[Array, Array]
+
+BLOCKS: Final = range(16, 8, -1)
+"""Into how many blocks classes are cut. LLVM unrolls the loop over them; at 20 it gave up and was five times slower
+(jaxlib 0.10.2), and fewer leave more sums to write and read again."""
+UNCUT: Final = 24
+"""So many classes are added up in one unrolled loop."""
+REST: Final = 128
+"""So many sums of blocks are left to XLA."""
+
+
+def margin_values(positions: Positions, margin: Any, *, hem: bool) -> Array:
+    """The loss of each position, HEM or the multi-class margin loss; any number where a position does not exist."""
+    margins, poison = constant(margin, positions, name="margin", per_class=True)
+    m, labels = rounded(margins, positions), positions.labels
+    m = m.at[labels].get(mode="promise_in_bounds") if m.ndim else jnp.broadcast_to(m, labels.shape)
+    factor = jnp.where(positions.valid, positions.poison * poison, 0.0)
+    return kept_mean(positions.given, labels, m, factor, hem, positions.axis)
+
+
+@partial(jax.jit, static_argnums=(4, 5))  # so that it does not go operation by operation outside of jit
+def kept_mean(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: int) -> Array:
+    """For each position the sum of its kept errors, divided by their number (HEM) or by C.
+
+    Args:
+        z: the logits. The others have its shape without the class axis.
+        factor: 1, NaN to spoil a position, 0 for one that does not exist.
+    """
+    return differentiable(z, labels, margins, factor, hem, axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def differentiable(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: int) -> Array:
+    return statistics(z, labels, margins, factor, hem, axis).values
+
+
+@differentiable.defjvp
+def tangents(hem: bool, axis: int, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Pair:
+    z, labels, margins, factor = map(lax.stop_gradient, primals)
+    found = statistics(z, labels, margins, factor, hem, axis)
+    _, dropped = find_dropped(z, found.rows, found.bar, axis)
+    weights = jnp.where(dropped, 0.0, jnp.ones((), factor.dtype))
+    weights = jnp.where(is_true_class(z, labels, axis), -jnp.expand_dims(found.count, axis), weights)
+    return found.values, found.slope * jnp.sum(weights * tangents[0].astype(weights.dtype), axis)
+
+
+class Rows(NamedTuple):
+    """What errors are made of, beside the logits, for each position."""
+
+    labels: Array
+    z_y: Array
+    margins: Array
+
+
+class Statistics(NamedTuple):
+    """What loss and gradient are made of, for each position."""
+
+    values: Array
+    slope: Array  # the gradient at a kept error
+    count: Array  # of the kept errors
+    rows: Rows
+    bar: Array  # see find_dropped
+
+
+def statistics(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: int) -> Statistics:
+    z_y = jnp.take_along_axis(z, jnp.expand_dims(labels, axis), axis, mode="promise_in_bounds")
+    rows = Rows(labels, jnp.squeeze(z_y, axis).astype(margins.dtype), margins)
+    bar = jnp.full_like(margins, jnp.finfo(margins.dtype).tiny)
+    if hem:
+        bar = jnp.maximum(bar, by_platform(mean_error, z, rows, bar, axis=axis))
+    total, count = by_platform(kept_sums, z, rows, bar, axis=axis)
+    slope = jnp.where(jnp.isnan(total), jnp.nan, factor)  # a NaN among the errors is kept
+    slope = jnp.where(factor == 0, 0.0, slope) / (jnp.maximum(count, 1.0) if hem else z.shape[axis])
+    return Statistics(total * slope / scale(z, axis), slope, count, rows, bar)
+
+
+def scale(z: Array, axis: int) -> float:
+    """Errors are computed times this, a power of two, so that no sum of finite ones overflows."""
+    return math.ldexp(1.0, -(z.shape[axis] - 1).bit_length())
+
+
+def is_true_class(z: Array, labels: Array, axis: int) -> Array:
+    return lax.broadcasted_iota(labels.dtype, z.shape, axis) == jnp.expand_dims(labels, axis)
+
+
+def find_dropped(z: Array, rows: Rows, bar: Array, axis: int) -> Pair:
+    """The scaled errors, and which of them are below the bar or at the true class. Never a NaN.
+
+    The bar, at least the smallest number above 0, is C times an error: no division, so no tie is lost to rounding.
+    """
+    labels, z_y, margins, bar = (jnp.expand_dims(x, axis) for x in (*rows, bar))
+    errors = ((z.astype(margins.dtype) - z_y) + margins) * scale(z, axis)
+    return errors, (z.shape[axis] * errors < bar) | is_true_class(z, rows.labels, axis)
+
+
+def kept_sums(z: Array, rows: Rows, bar: Array, *, axis: int, adder: Adder) -> Pair:
+    """The sum of the scaled errors that are not dropped, and their number."""
+    errors, dropped = find_dropped(z, rows, bar, axis)
+    return adder.sums((jnp.where(dropped, 0.0, errors), jnp.where(dropped, 0.0, jnp.ones((), errors.dtype))), axis)
+
+
+def mean_error(z: Array, rows: Rows, positive: Array, *, axis: int, adder: Adder) -> Array:
+    """The bar of errors that are not below the mean error.
+
+    It must not round to more than the largest error, or nothing would be kept. An error is 0, so their sum is at most
+    (C - 1) / C of C times the largest, and a sum of depth d rounds by less than d * eps / 2.
+    """
+    classes = z.shape[axis]
+    if classes * adder.depth(classes) * jnp.finfo(positive.dtype).eps < 2:
+        return kept_sums(z, rows, positive, axis=axis, adder=adder)[0]
+    errors, dropped = find_dropped(z, rows, positive, axis)
+    errors = jnp.where(dropped, 0.0, errors)
+    largest = jnp.max(errors, axis)
+    shortfall, _ = adder.sums((jnp.expand_dims(largest, axis) - errors, errors), axis)
+    return jnp.where(jnp.isinf(largest), largest, classes * largest - shortfall)
+
+
+class Adder(NamedTuple):
+    """A way to add up two arrays at once along an axis, and the most additions that a term goes through."""
+
+    sums: Callable[[Pair, int], Pair]
+    depth: Callable[[int], int]
+
+
+def by_platform(function: Callable[..., Any], *args: Any, axis: int) -> Any:
+    """Call `function` with the `Adder` of the platform for which it is compiled."""
+    cpu, default = (partial(function, axis=axis, adder=adder) for adder in (BLOCKWISE, PLAIN))
+    return lax.platform_dependent(*args, cpu=cpu, default=default)
+
+
+def sums(pair: Pair, axis: int) -> Pair:
+    return jnp.sum(pair[0], axis), jnp.sum(pair[1], axis)
+
+
+def blockwise_sums(pair: Pair, axis: int) -> Pair:
+    """Sums for a CPU: of blocks in one vectorised loop that makes the terms as well, then of these sums.
+
+    XLA would write the terms down first, for it computes single sums in a library. It does not do so with pairs.
+    """
+    classes = pair[0].shape[axis]
+    if classes <= UNCUT:
+        return together(pair, axis)
+    blocks = number_of_blocks(classes)
+    width = classes // blocks
+
+    def cut(terms: Array) -> Array:
+        terms = lax.slice_in_dim(terms, 0, blocks * width, axis=axis)
+        return terms.reshape(*terms.shape[:axis], blocks, width, *terms.shape[axis + 1 :])
+
+    first, second = together((cut(pair[0]), cut(pair[1])), axis)
+    found = sums((first, second), axis) if width <= REST else blockwise_sums((first, second), axis)
+    if blocks * width < classes:
+        rest = together([lax.slice_in_dim(x, blocks * width, classes, axis=axis) for x in pair], axis)
+        found = found[0] + rest[0], found[1] + rest[1]
+    # Where the sums go next must not become one loop with them.
+    return lax.optimization_barrier(found)
+
+
+def together(pair: Pair, axis: int) -> Pair:
+    """Both sums by one reduction, which stays one."""
+    zero = jnp.zeros((), pair[0].dtype)
+    found = lax.reduce(tuple(pair), (zero, zero), lambda one, other: (one[0] + other[0], one[1] + other[1]), (axis,))
+    return lax.optimization_barrier(found)
+
+
+def number_of_blocks(classes: int) -> int:
+    """As many as leave the fewest classes over."""
+    return min(BLOCKS, key=lambda blocks: classes % blocks)
+
+
+def blockwise_depth(classes: int) -> int:
+    if classes <= UNCUT:
+        return classes
+    blocks = number_of_blocks(classes)
+    width = classes // blocks
+    return max(blocks + (width if width <= REST else blockwise_depth(width)), classes % blocks) + 1
+
+
+BLOCKWISE: Final = Adder(blockwise_sums, blockwise_depth)
+PLAIN: Final = Adder(sums, lambda classes: classes)
