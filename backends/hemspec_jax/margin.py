@@ -27,8 +27,6 @@ BLOCKS: Final = range(16, 8, -1)
 (jaxlib 0.10.2), and fewer leave more sums to write and read again."""
 UNCUT: Final = 24
 """So many classes are added up in one unrolled loop."""
-REST: Final = 128
-"""So many sums of blocks are left to XLA."""
 
 
 def margin_values(positions: Positions, margin: Any, *, hem: bool) -> Array:
@@ -169,13 +167,11 @@ def blockwise_sums(pair: Pair, axis: int) -> Pair:
         terms = lax.slice_in_dim(terms, 0, blocks * width, axis=axis)
         return terms.reshape(*terms.shape[:axis], blocks, width, *terms.shape[axis + 1 :])
 
-    first, second = together((cut(pair[0]), cut(pair[1])), axis)
-    found = sums((first, second), axis) if width <= REST else blockwise_sums((first, second), axis)
+    found = blockwise_sums(together((cut(pair[0]), cut(pair[1])), axis), axis)
     if blocks * width < classes:
-        rest = together([lax.slice_in_dim(x, blocks * width, classes, axis=axis) for x in pair], axis)
+        rest = together(tuple(lax.slice_in_dim(x, blocks * width, classes, axis=axis) for x in pair), axis)
         found = found[0] + rest[0], found[1] + rest[1]
-    # Where the sums go next must not become one loop with them.
-    return lax.optimization_barrier(found)
+    return found
 
 
 def together(pair: Pair, axis: int) -> Pair:
@@ -195,7 +191,7 @@ def blockwise_depth(classes: int) -> int:
         return classes
     blocks = number_of_blocks(classes)
     width = classes // blocks
-    return max(blocks + (width if width <= REST else blockwise_depth(width)), classes % blocks) + 1
+    return max(blocks + blockwise_depth(width), classes % blocks) + 1
 
 
 BLOCKWISE: Final = Adder(blockwise_sums, blockwise_depth)
