@@ -22,8 +22,8 @@ from hemspec_jax.positions import Positions, constant, rounded
 
 Pair: TypeAlias = tuple[Array, Array]
 
-BLOCKS: Final = range(16, 8, -1)
-"""Into how many blocks classes are cut. LLVM unrolls the loop over them; at 20 it gave up and was five times slower
+BLOCKS: Final = range(20, 9, -1)
+"""Into how many blocks classes are cut. LLVM unrolls the loop over them; at 25 it gave up and was five times slower
 (jaxlib 0.10.2), and fewer leave more sums to write and read again."""
 UNCUT: Final = 24
 """So many classes are added up in one unrolled loop."""
@@ -58,7 +58,7 @@ def differentiable(z: Array, labels: Array, margins: Array, factor: Array, hem: 
 def tangents(hem: bool, axis: int, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Pair:
     z, labels, margins, factor = map(lax.stop_gradient, primals)
     found = statistics(z, labels, margins, factor, hem, axis)
-    _, dropped = find_dropped(z, found.rows, found.bar, axis)
+    _, dropped = find_dropped(z, found.rows, found.bar, found.unit, axis)
     weights = jnp.where(dropped, 0.0, jnp.ones((), factor.dtype))
     weights = jnp.where(is_true_class(z, labels, axis), -jnp.expand_dims(found.count, axis), weights)
     return found.values, found.slope * jnp.sum(weights * tangents[0].astype(weights.dtype), axis)
@@ -80,22 +80,25 @@ class Statistics(NamedTuple):
     count: Array  # of the kept errors
     rows: Rows
     bar: Array  # see find_dropped
+    unit: float
 
 
 def statistics(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: int) -> Statistics:
     z_y = jnp.take_along_axis(z, jnp.expand_dims(labels, axis), axis, mode="promise_in_bounds")
     rows = Rows(labels, jnp.squeeze(z_y, axis).astype(margins.dtype), margins)
     bar = jnp.full_like(margins, jnp.finfo(margins.dtype).tiny)
+    unit, classes = power_of_two(z, axis), z.shape[axis]
     if hem:
-        bar = jnp.maximum(bar, by_platform(mean_error, z, rows, bar, axis=axis))
-    total, count = by_platform(kept_sums, z, rows, bar, axis=axis)
-    slope = jnp.where(jnp.isnan(total), jnp.nan, factor)  # a NaN among the errors is kept
-    slope = jnp.where(factor == 0, 0.0, slope) / (jnp.maximum(count, 1.0) if hem else z.shape[axis])
-    return Statistics(total * slope / scale(z, axis), slope, count, rows, bar)
+        mean = by_platform(mean_error, z, rows, bar, unit=unit, axis=axis)
+        bar, unit = jnp.maximum(bar, mean), classes * unit
+    total, count = by_platform(kept_sums, z, rows, bar, unit=unit, axis=axis)
+    size = jnp.maximum(count, 1.0) if hem else jnp.full_like(count, classes)
+    factor = jnp.where(factor == 0, 0.0, jnp.where(jnp.isnan(total), jnp.nan, factor))  # a NaN error is kept
+    return Statistics(total / (size * unit) * factor, factor / size, count, rows, bar, unit)
 
 
-def scale(z: Array, axis: int) -> float:
-    """Errors are computed times this, a power of two, so that no sum of finite ones overflows."""
+def power_of_two(z: Array, axis: int) -> float:
+    """Errors times this may be added up, and the sums multiplied by C, without overflow and rounded as they would be."""
     return math.ldexp(1.0, -(z.shape[axis] - 1).bit_length())
 
 
@@ -103,23 +106,24 @@ def is_true_class(z: Array, labels: Array, axis: int) -> Array:
     return lax.broadcasted_iota(labels.dtype, z.shape, axis) == jnp.expand_dims(labels, axis)
 
 
-def find_dropped(z: Array, rows: Rows, bar: Array, axis: int) -> Pair:
-    """The scaled errors, and which of them are below the bar or at the true class. Never a NaN.
+def find_dropped(z: Array, rows: Rows, bar: Array, unit: float, axis: int) -> Pair:
+    """The errors times `unit`, and which of them are below the bar or at the true class. A NaN never is.
 
-    The bar, at least the smallest number above 0, is C times an error: no division, so no tie is lost to rounding.
+    The bar is a number above 0. For the mean it is the sum of the errors, the unit C times what it was in the sum:
+    without a division, by which XLA means a product with 1 / C, no tie is lost.
     """
     labels, z_y, margins, bar = (jnp.expand_dims(x, axis) for x in (*rows, bar))
-    errors = ((z.astype(margins.dtype) - z_y) + margins) * scale(z, axis)
-    return errors, (z.shape[axis] * errors < bar) | is_true_class(z, rows.labels, axis)
+    errors = ((z.astype(margins.dtype) - z_y) + margins) * unit
+    return errors, (errors < bar) | is_true_class(z, rows.labels, axis)
 
 
-def kept_sums(z: Array, rows: Rows, bar: Array, *, axis: int, adder: Adder) -> Pair:
-    """The sum of the scaled errors that are not dropped, and their number."""
-    errors, dropped = find_dropped(z, rows, bar, axis)
+def kept_sums(z: Array, rows: Rows, bar: Array, *, unit: float, axis: int, adder: Adder) -> Pair:
+    """The sum of the errors that are not dropped, times `unit`, and their number."""
+    errors, dropped = find_dropped(z, rows, bar, unit, axis)
     return adder.sums((jnp.where(dropped, 0.0, errors), jnp.where(dropped, 0.0, jnp.ones((), errors.dtype))), axis)
 
 
-def mean_error(z: Array, rows: Rows, positive: Array, *, axis: int, adder: Adder) -> Array:
+def mean_error(z: Array, rows: Rows, positive: Array, *, unit: float, axis: int, adder: Adder) -> Array:
     """The bar of errors that are not below the mean error.
 
     It must not round to more than the largest error, or nothing would be kept. An error is 0, so their sum is at most
@@ -127,8 +131,8 @@ def mean_error(z: Array, rows: Rows, positive: Array, *, axis: int, adder: Adder
     """
     classes = z.shape[axis]
     if classes * adder.depth(classes) * jnp.finfo(positive.dtype).eps < 2:
-        return kept_sums(z, rows, positive, axis=axis, adder=adder)[0]
-    errors, dropped = find_dropped(z, rows, positive, axis)
+        return kept_sums(z, rows, positive, unit=unit, axis=axis, adder=adder)[0]
+    errors, dropped = find_dropped(z, rows, positive, unit, axis)
     errors = jnp.where(dropped, 0.0, errors)
     largest = jnp.max(errors, axis)
     shortfall, _ = adder.sums((jnp.expand_dims(largest, axis) - errors, errors), axis)
@@ -142,9 +146,9 @@ class Adder(NamedTuple):
     depth: Callable[[int], int]
 
 
-def by_platform(function: Callable[..., Any], *args: Any, axis: int) -> Any:
+def by_platform(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """Call `function` with the `Adder` of the platform for which it is compiled."""
-    cpu, default = (partial(function, axis=axis, adder=adder) for adder in (BLOCKWISE, PLAIN))
+    cpu, default = (partial(function, adder=adder, **options) for adder in (BLOCKWISE, PLAIN))
     return lax.platform_dependent(*args, cpu=cpu, default=default)
 
 
