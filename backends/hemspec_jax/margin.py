@@ -36,7 +36,8 @@ def margin_values(positions: Positions, margin: Any, *, hem: bool) -> Array:
     m, labels = rounded(margins, positions), positions.labels
     m = jnp.take(m, labels, mode="clip") if m.ndim else jnp.broadcast_to(m, labels.shape)
     factor = jnp.where(positions.valid, positions.poison * poison, 0.0)
-    return kept_mean(positions.given, labels, m, factor, hem, positions.axis)
+    values: Array = kept_mean(positions.given, labels, m, factor, hem, positions.axis)
+    return values
 
 
 @partial(jax.jit, static_argnums=(4, 5))  # so that it does not go operation by operation outside of jit
