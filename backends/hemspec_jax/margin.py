@@ -23,9 +23,9 @@ from hemspec_jax.positions import Positions, constant, rounded
 
 Pair: TypeAlias = tuple[Array, Array]
 
-BLOCKS: Final = range(20, 9, -1)
-"""Into how many blocks classes are cut. LLVM unrolls the loop over them; at 25 it gave up and was five times slower
-(jaxlib 0.10.2), and fewer leave more sums to write and read again."""
+BLOCKS: Final = range(16, 8, -1)
+"""Into how many blocks classes are cut. LLVM unrolls the loop over them. At 20 it gave up for half precisions, at 25
+for float32, and was several times slower (jaxlib 0.10.2). Fewer leave more sums to write and read again."""
 UNCUT: Final = 24
 """So many classes are added up in one unrolled loop."""
 
