@@ -18,6 +18,7 @@ from jax import Array, lax
 
 from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction, log_prior
 from hemspec.loss_function import loss_function
+from hemspec_jax.margin import margin_values
 from hemspec_jax.positions import (
     Positions,
     add_up,
@@ -40,32 +41,6 @@ __all__ = [
     "logit_norm_loss",
     "multi_margin_loss",
 ]
-
-
-def margin_differences(positions: Positions, margin: Any) -> tuple[Array, Array]:
-    """(z_j - z_y) + m with its gradient, and the errors e without one; NaN throughout a row that holds a NaN."""
-    margins, poison = constant(margin, positions, name="margin", per_class=True)
-    z, true_class = positions.logits, positions.true_class
-    z_y, m_y = at_true_class(z, positions), at_true_class(over_classes(margins, positions), positions)
-    differences = (z - jnp.expand_dims(z_y, -1)) + jnp.expand_dims(m_y, -1)
-    row_is_nan = jnp.any(jnp.isnan(differences) & ~true_class, axis=-1)
-    factor = jnp.where(row_is_nan, jnp.nan, positions.poison * poison)
-    differences = differences * jnp.expand_dims(factor, -1)
-    errors = jnp.where(true_class, 0.0, jnp.maximum(lax.stop_gradient(differences), 0.0))
-    return differences, errors
-
-
-def kept_errors(errors: Array) -> Array:
-    """K as a mask: the errors that are not below the mean error. A NaN is never lost.
-
-    Distances from the largest error instead of the mean itself: that form keeps the largest error in every summation
-    order, and it needs no division.
-    """
-    largest = jnp.max(errors, axis=-1, keepdims=True)
-    shortfall = largest - errors
-    high = errors.shape[-1] * shortfall <= jnp.sum(shortfall, axis=-1, keepdims=True)
-    high = jnp.where(jnp.isinf(largest), errors == largest, high)
-    return (high & (errors > 0)) | jnp.isnan(errors)
 
 
 @loss_function(divide)
@@ -121,11 +96,7 @@ def hem_loss(
     positions = read_positions(
         logits, labels, axis=axis, sample_weight=sample_weight, where=where, ignore_index=ignore_index
     )
-    differences, errors = margin_differences(positions, margin)
-    # The kept set is a constant, so no gradient flows through the threshold.
-    kept = kept_errors(errors)
-    count = jnp.sum(kept, axis=-1, dtype=errors.dtype)
-    values = jnp.sum(jnp.where(kept, differences, 0.0), axis=-1) / jnp.maximum(count, 1.0)
+    values = margin_values(positions, margin, hem=True)
     return add_up(values, positions.weights, positions.valid, reduction, axis_name)
 
 
@@ -166,10 +137,7 @@ def multi_margin_loss(
     positions = read_positions(
         logits, labels, axis=axis, sample_weight=sample_weight, where=where, ignore_index=ignore_index
     )
-    differences, errors = margin_differences(positions, margin)
-    # At a kink, an error of exactly 0, the gradient is 0.
-    counted = (errors > 0) | jnp.isnan(errors)
-    values = jnp.sum(jnp.where(counted, differences, 0.0), axis=-1) / errors.shape[-1]
+    values = margin_values(positions, margin, hem=False)
     return add_up(values, positions.weights, positions.valid, reduction, axis_name)
 
 

@@ -15,7 +15,9 @@ Nothing here promotes a dtype or a rank implicitly, so the losses run under JAX'
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -44,20 +46,42 @@ Known: TypeAlias = npt.NDArray[Any] | Array
 class Targets(NamedTuple):
     """Of the labels' shape, without gradient."""
 
-    labels: Array  # int, in [0, C) everywhere
+    labels: Array  # int32, 0 where not valid or bad
     weights: Array  # compute dtype, 0 where not valid, NaN where bad
     valid: Array  # bool
     poison: Array  # compute dtype: 1, or NaN where the label or the weight is bad
 
 
-class Positions(NamedTuple):
-    """Only `logits` carries a gradient. The others but `true_class` have the shape of the labels."""
+@dataclass(frozen=True, eq=False)
+class Positions:
+    """Only `given` and `logits` carry a gradient. What is not derived but `given` has the shape of the labels."""
 
-    logits: Array  # class axis last, in the compute dtype, zero where not valid
-    true_class: Array  # one-hot labels as a mask, the shape of the logits
+    given: Array  # the logits as they came
+    axis: int  # their class axis, counted from the front
+    labels: Array  # int32, 0 where not valid or bad
     weights: Array  # compute dtype, 0 where not valid, NaN where bad
     valid: Array  # bool
     poison: Array  # compute dtype: 1, or NaN where the label or the weight is bad
+
+    @property
+    def dtype(self) -> Any:
+        """The compute dtype."""
+        return self.weights.dtype
+
+    @property
+    def classes(self) -> int:
+        return self.given.shape[self.axis]
+
+    @cached_property
+    def logits(self) -> Array:
+        """Class axis last, in the compute dtype, zero where not valid."""
+        logits = jnp.moveaxis(self.given, self.axis, -1)
+        return jnp.where(jnp.expand_dims(self.valid, -1), logits, 0.0).astype(self.dtype)
+
+    @cached_property
+    def true_class(self) -> Array:
+        """One-hot labels as a mask, class axis last."""
+        return jax.nn.one_hot(self.labels, self.classes, dtype=jnp.bool_)
 
 
 def check_array(value: object, *, name: str, optional: bool = False) -> None:
@@ -105,18 +129,12 @@ def read_positions(
     check_array(labels, name="labels")
     class_axis = check_logits(logits.shape, logits.dtype.name, axis)
     check_labels(labels.shape, labels.dtype.name, logits.shape, class_axis)
-    logits = jnp.moveaxis(jnp.asarray(logits), class_axis, -1)
-    classes = logits.shape[-1]
+    logits = jnp.asarray(logits)
+    classes = logits.shape[class_axis]
     targets = targets_for(
         labels, classes, logits.dtype, sample_weight=sample_weight, where=where, ignore_index=ignore_index
     )
-    return Positions(
-        logits=jnp.where(jnp.expand_dims(targets.valid, -1), logits, 0.0).astype(targets.weights.dtype),
-        true_class=jax.nn.one_hot(targets.labels, classes, dtype=jnp.bool_),
-        weights=targets.weights,
-        valid=targets.valid,
-        poison=targets.poison,
-    )
+    return Positions(logits, class_axis, *targets)
 
 
 def targets_for(
@@ -157,9 +175,8 @@ def targets_for(
 
     valid = jnp.broadcast_to(valid, shape)
     one = jnp.ones((), compute)
-    widest = jax.dtypes.canonicalize_dtype(np.int64)
     return Targets(
-        labels=jnp.where(valid & ~bad_label, jnp.asarray(cast(labels, widest)), 0),
+        labels=jnp.where(valid & ~bad_label, jnp.asarray(cast(labels, np.int32)), 0),
         weights=lax.stop_gradient(jnp.where(bad_weight, jnp.nan, jnp.where(valid, weights, 0.0))),
         valid=valid,
         poison=jnp.where(valid & (bad_label | bad_weight), jnp.nan, one),
@@ -176,7 +193,7 @@ def constant(
     positive: bool = False,
 ) -> tuple[Known, Array]:
     """A hyper-parameter of a loss of logits, see `constant_for`."""
-    dtype, classes = positions.logits.dtype, positions.logits.shape[-1]
+    classes, dtype = positions.classes, positions.dtype
     return constant_for(value, classes, dtype, name=name, scalar=scalar, per_class=per_class, positive=positive)
 
 
@@ -214,7 +231,7 @@ def constant_for(
 
 def rounded(value: Known, positions: Positions) -> Array:
     """A constant in the compute dtype."""
-    return jnp.asarray(cast(value, positions.logits.dtype))
+    return jnp.asarray(cast(value, positions.dtype))
 
 
 def over_classes(vector: Known, positions: Positions) -> Array:

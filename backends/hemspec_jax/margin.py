@@ -1,0 +1,210 @@
+"""HEM and multi-class margin loss in passes over the logits that keep nothing of their size.
+
+HEM has three: the sum of all errors, the sum and number of the kept ones, the gradient. The multi-class margin loss has
+two, since it keeps every error. Of plain operations XLA makes arrays of errors and of masks instead.
+
+The derivative is a sum of ``weights * dz``. Its transpose is one pass that makes the weights again and writes the
+gradient, just as in a backward pass written by hand (`jax.custom_vjp`, no faster), and there is forward mode too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from hemspec_jax.positions import Positions, constant, rounded
+
+Pair: TypeAlias = tuple[Array, Array]
+
+BLOCKS: Final = range(16, 8, -1)
+"""Into how many blocks classes are cut. LLVM unrolls the loop over them. At 20 it gave up for half precisions, at 25
+for float32, and was several times slower (jaxlib 0.10.2). Fewer leave more sums to write and read again."""
+UNCUT: Final = 24
+"""So many classes are added up in one unrolled loop."""
+
+
+def margin_values(positions: Positions, margin: Any, *, hem: bool) -> Array:
+    """The loss of each position, HEM or the multi-class margin loss; any number where a position does not exist."""
+    margins, poison = constant(margin, positions, name="margin", per_class=True)
+    m, labels = rounded(margins, positions), positions.labels
+    m = jnp.take(m, labels, mode="clip") if m.ndim else jnp.broadcast_to(m, labels.shape)
+    factor = jnp.where(positions.valid, positions.poison * poison, 0.0)
+    values: Array = kept_mean(positions.given, labels, m, factor, hem, positions.axis)
+    return values
+
+
+@partial(jax.jit, static_argnums=(4, 5))  # so that it does not go operation by operation outside of jit
+def kept_mean(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: int) -> Array:
+    """For each position the sum of its kept errors, divided by their number (HEM) or by C.
+
+    Args:
+        z: the logits. The others have its shape without the class axis.
+        factor: 1, NaN to spoil a position, 0 for one that does not exist.
+    """
+    return differentiable(z, labels, margins, factor, hem, axis)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
+def differentiable(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: int) -> Array:
+    return statistics(z, labels, margins, factor, hem, axis).values
+
+
+@differentiable.defjvp
+def tangents(hem: bool, axis: int, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Pair:
+    z, labels, margins, factor = map(lax.stop_gradient, primals)
+    found = statistics(z, labels, margins, factor, hem, axis)
+    _, dropped = find_dropped(z, found.rows, found.bar, found.unit, axis)
+    weights = jnp.where(dropped, 0.0, jnp.ones((), factor.dtype))
+    weights = jnp.where(is_true_class(z, labels, axis), -jnp.expand_dims(found.number, axis), weights)
+    return found.values, found.slope * jnp.sum(weights * tangents[0].astype(weights.dtype), axis)
+
+
+class Rows(NamedTuple):
+    """What errors are made of, beside the logits, for each position."""
+
+    labels: Array
+    z_y: Array
+    margins: Array
+
+
+class Statistics(NamedTuple):
+    """What loss and gradient are made of, for each position."""
+
+    values: Array
+    slope: Array  # the gradient at a kept error
+    number: Array  # of the kept errors
+    rows: Rows
+    bar: Array  # see find_dropped
+    unit: float
+
+
+def statistics(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: int) -> Statistics:
+    z_y = jnp.take_along_axis(z, jnp.expand_dims(labels, axis), axis, mode="promise_in_bounds")
+    rows = Rows(labels, jnp.squeeze(z_y, axis).astype(margins.dtype), margins)
+    bar = jnp.full_like(margins, np.finfo(margins.dtype).tiny)
+    unit, classes = power_of_two(z, axis), z.shape[axis]
+    if hem:
+        mean = by_platform(mean_error, z, rows, bar, unit=unit, axis=axis)
+        bar, unit = jnp.maximum(bar, mean), classes * unit
+    total, count = by_platform(kept_sums, z, rows, bar, unit=unit, axis=axis)
+    size = jnp.maximum(count, 1.0) if hem else jnp.full_like(count, classes)
+    has_nan = jnp.isnan(mean if hem else total)  # the mean is needed for longer than the total
+    factor = jnp.where(factor == 0, 0.0, jnp.where(has_nan, jnp.nan, factor))
+    return Statistics(total / (size * unit) * factor, factor / size, count, rows, bar, unit)
+
+
+def power_of_two(z: Array, axis: int) -> float:
+    """Errors times this, at most 1 / C, are added up without overflow and with the same roundings."""
+    return math.ldexp(1.0, -(z.shape[axis] - 1).bit_length())
+
+
+def is_true_class(z: Array, labels: Array, axis: int) -> Array:
+    return lax.broadcasted_iota(labels.dtype, z.shape, axis) == jnp.expand_dims(labels, axis)
+
+
+def find_dropped(z: Array, rows: Rows, bar: Array, unit: float, axis: int) -> Pair:
+    """The errors times `unit`, and which of them are below the bar or at the true class. A NaN never is.
+
+    The bar is a number above 0. For the mean it is the sum of the errors, the unit C times what it was in the sum:
+    without a division, by which XLA means a product with 1 / C, no tie is lost.
+    """
+    labels, z_y, margins = rows
+    differences = z.astype(z_y.dtype) - jnp.expand_dims(z_y, axis)
+    errors = (differences + jnp.expand_dims(margins, axis)) * unit
+    return errors, (errors < jnp.expand_dims(bar, axis)) | is_true_class(z, labels, axis)
+
+
+def kept_sums(z: Array, rows: Rows, bar: Array, *, unit: float, axis: int, adder: Adder) -> Pair:
+    """The sum of the errors that are not dropped, times `unit`, and their number."""
+    errors, dropped = find_dropped(z, rows, bar, unit, axis)
+    return adder.sums((jnp.where(dropped, 0.0, errors), jnp.where(dropped, 0.0, jnp.ones((), errors.dtype))), axis)
+
+
+def mean_error(z: Array, rows: Rows, positive: Array, *, unit: float, axis: int, adder: Adder) -> Array:
+    """The bar of errors that are not below the mean error.
+
+    It must not round to more than the largest error, or nothing would be kept. An error is 0, so their sum is at most
+    (C - 1) / C of C times the largest, and a sum of depth d rounds by less than d * eps / 2.
+    """
+    classes = z.shape[axis]
+    if classes * adder.depth(classes) * np.finfo(positive.dtype).eps < 2:
+        return kept_sums(z, rows, positive, unit=unit, axis=axis, adder=adder)[0]
+    errors, dropped = find_dropped(z, rows, positive, unit, axis)
+    errors = jnp.where(dropped, 0.0, errors)
+    largest = jnp.max(errors, axis)
+    shortfall, total = adder.sums((jnp.expand_dims(largest, axis) - errors, errors), axis)
+    return jnp.where(jnp.isinf(total), total, classes * largest - shortfall)
+
+
+class Adder(NamedTuple):
+    """A way to add up two arrays at once along an axis, and the most additions that a term goes through."""
+
+    sums: Callable[[Pair, int], Pair]
+    depth: Callable[[int], int]
+
+
+def by_platform(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Call `function` with the `Adder` of the platform for which it is compiled."""
+    cpu, default = (partial(function, adder=adder, **options) for adder in (BLOCKWISE, PLAIN))
+    return lax.platform_dependent(*args, cpu=cpu, default=default)
+
+
+def sums(pair: Pair, axis: int) -> Pair:
+    return jnp.sum(pair[0], axis), jnp.sum(pair[1], axis)
+
+
+def blockwise_sums(pair: Pair, axis: int) -> Pair:
+    """Sums for a CPU: of blocks in one vectorised loop that makes the terms as well, then of these sums.
+
+    XLA would write the terms down first, for it computes single sums in a library. It does not do so with pairs.
+    """
+    classes = pair[0].shape[axis]
+    if classes <= UNCUT:
+        return together(pair, axis)
+    blocks = number_of_blocks(classes)
+    width = classes // blocks
+
+    def cut(terms: Array) -> Array:
+        terms = lax.slice_in_dim(terms, 0, blocks * width, axis=axis)
+        return terms.reshape(*terms.shape[:axis], blocks, width, *terms.shape[axis + 1 :])
+
+    def rest(terms: Array) -> Array:
+        return lax.slice_in_dim(terms, blocks * width, classes, axis=axis)
+
+    found = blockwise_sums(together((cut(pair[0]), cut(pair[1])), axis), axis)
+    if blocks * width == classes:
+        return found
+    over = together((rest(pair[0]), rest(pair[1])), axis)
+    return found[0] + over[0], found[1] + over[1]
+
+
+def together(pair: Pair, axis: int) -> Pair:
+    """Both sums by one reduction, which stays one."""
+    zero = jnp.zeros((), pair[0].dtype)
+    first, second = lax.reduce(pair, (zero, zero), lambda one, two: (one[0] + two[0], one[1] + two[1]), (axis,))
+    first, second = lax.optimization_barrier((first, second))  # type: ignore[no-untyped-call]
+    return first, second
+
+
+def number_of_blocks(classes: int) -> int:
+    """As many as leave the fewest classes over."""
+    return min(BLOCKS, key=lambda blocks: classes % blocks)
+
+
+def blockwise_depth(classes: int) -> int:
+    if classes <= UNCUT:
+        return classes
+    blocks = number_of_blocks(classes)
+    width = classes // blocks
+    return max(blocks + blockwise_depth(width), classes % blocks) + 1
+
+
+BLOCKWISE: Final = Adder(blockwise_sums, blockwise_depth)
+PLAIN: Final = Adder(sums, lambda classes: classes)
