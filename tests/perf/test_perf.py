@@ -249,13 +249,16 @@ def test_plan() -> None:
 
 
 def test_plan_for_a_gpu() -> None:
-    lines = cli.choose(["torch"], [], None, [], variants=None, quick=False, gpu=True)
+    lines = cli.choose(["torch"], [], None, None, [], variants=None, quick=False, gpu=True)
     titles = [line.title for line in lines]
     assert "torch eager, cuda, 32768x131072, float32" in titles
     assert "torch eager, cuda, 16x21x512x512, bfloat16" in titles
     assert "torch compile, cuda, 8192x32000, bfloat16" in titles
     assert "torch compile, cuda, 8192x32000, float32" not in titles
     assert sum("variants" in title for title in titles) == 1
+    assert sum("a head of 4096 features" in title for title in titles) == 1
+    (alone,) = cli.choose(["torch"], [], None, ["8x4x10"], [], variants=None, quick=False, gpu=True)
+    assert alone.depth == 4
 
 
 @pytest.mark.parametrize(
