@@ -17,6 +17,7 @@ from rich.markup import escape
 from hemspec_benchmark.style import png, svg
 from hemspec_perf import document as documents
 from hemspec_perf import plan, plots, runner
+from hemspec_perf.summary import summary
 from hemspec_perf.tables import table
 
 FrameworkName = Enum("FrameworkName", {name: name for name in plan.FRAMEWORKS}, type=str)  # type: ignore[misc]
@@ -94,7 +95,7 @@ def main(
     ] = False,
     gpu: Annotated[bool, typer.Option("--gpu", help="The lines for a CUDA device instead of the CPU's.")] = False,
     output: Annotated[
-        Path, typer.Option(metavar="DIR", help="For results.json and the plots.", file_okay=False)
+        Path, typer.Option(metavar="DIR", help="For results.json, summary.md and the plots.", file_okay=False)
     ] = Path("results/perf"),
     read: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Show this result instead of measuring.", dir_okay=False)
@@ -216,10 +217,13 @@ def measure(lines: list[plan.Line], options: runner.Options) -> documents.Docume
 
 
 def draw(document: documents.Document, output: Path) -> None:
-    """The plots as PNG and SVG."""
+    """The plots as PNG and SVG, and the summary."""
     figures = plots.figures(document)
     output.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
         (output / f"{name}.png").write_bytes(png(figure))
         (output / f"{name}.svg").write_text(svg(figure, name, f"Time and memory, {name}"), encoding="utf-8")
-    console.print(f"{len(figures)} plots, and results.json after a measurement, in {output}", soft_wrap=True)
+    (output / "summary.md").write_text(summary(document), encoding="utf-8")
+    console.print(
+        f"summary.md, {len(figures)} plots, and results.json after a measurement, in {output}", soft_wrap=True
+    )

@@ -290,6 +290,9 @@ def test_a_small_run_and_its_result_read_again(tmp_path: Path) -> None:
     assert document.read(tmp_path / "again.json") == written
     assert (tmp_path / "torch-eager-cpu-float32.png").stat().st_size > 10_000
     second = call("--read", tmp_path / "again.json", "--output", tmp_path / "b")
+    ratio = written["tables"][1]["results"]["hem"]["both"]["ratios"]["ce"]
+    (row,) = [line for line in (tmp_path / "b/summary.md").read_text().splitlines() if ", HEM |" in line]
+    assert row.endswith(f"| {ratio:.2f} |")
     assert "authors' HEM" in second.output
 
 

@@ -1315,19 +1315,19 @@ shared.add(
 shared.add(
     "value_in_half_precision",
     "the loss has the logits' dtype",
-    "return self.positions.dtype if self.positions.dtype in (np.float32, np.float64) else np.dtype(np.float32)",
+    "return loss_dtype(self.positions.dtype)",
     "return self.positions.dtype",
 )
 shared.add(
     "value_always_float32",
     "float64 is lost",
-    "return self.positions.dtype if self.positions.dtype in (np.float32, np.float64) else np.dtype(np.float32)",
+    "return loss_dtype(self.positions.dtype)",
     "return np.dtype(np.float32)",
 )
 shared.add(
     "value_always_float64",
     "the compute dtype gets out",
-    "return self.positions.dtype if self.positions.dtype in (np.float32, np.float64) else np.dtype(np.float32)",
+    "return loss_dtype(self.positions.dtype)",
     "return np.dtype(np.float64)",
 )
 shared.add(
@@ -1555,8 +1555,8 @@ bad.add(
 bad.add(
     "logits_one_class_accepted",
     "one class: the loss is always 0",
-    "if classes is not None and classes < 2:",
-    "if classes is not None and classes < 1:",
+    'if classes is not None and classes < 2:\n        raise ValueError(\n            f"{name}',
+    'if classes is not None and classes < 1:\n        raise ValueError(\n            f"{name}',
     losses=(HEM, MM, CE, FOCAL, LOGIT_NORM, DICE),  # LA has a count for each class
     accepts=True,
 )
