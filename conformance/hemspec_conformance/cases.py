@@ -323,6 +323,11 @@ def margin_cases(loss: str) -> Iterator[Case]:
     above[0, 9] += 2.0**-7
     call = Call(loss, above, np.array([5, 32767]), reduction="none", constants={"margin": 0.1})
     yield Case("one_error_a_little_larger_of_32768", call, core=True)
+    # As many classes as a language model has tokens, and one row of them: whatever is cut into blocks is cut here.
+    wide = np.full((1, 131_072), 1.375)
+    wide[0, 0], wide[0, 99_999] = 0.125, -6.0
+    call = Call(loss, wide, np.array([0]), reduction="none", constants={"margin": 0.1})
+    yield Case("equal_errors_of_131072", call)
 
 
 def softmax_cases(loss: str) -> Iterator[Case]:
