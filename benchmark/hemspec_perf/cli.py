@@ -183,8 +183,7 @@ def choose(
                 usual = ["bfloat16"] if execution == "compile" else ["bfloat16", "float32"]
                 if not (shapes or heads):
                     standard = plan.GPU_COMPILED if execution == "compile" else plan.GPU_SHAPES
-            # Growth is drawn where compiling five more shapes takes no minutes.
-            more = () if execution in ("compile", "function", "fit") else grown
+            more = () if execution == "fit" else grown
             few = of_variants if execution != "compile" or variants else ()
             found += plan.make_plan(
                 [framework],

@@ -52,7 +52,9 @@ def growth(document: Document, framework: str, execution: str, device: str, dtyp
             columns.append((axis, f"{name}, at {other} = {points[0][0].sizes[1 - axis]:,}", points))
     if not columns:
         return None
-    figure = new_figure(4.6 * len(columns), 6.4, f"{framework} {execution}, {device}, {dtype}: forward + backward")
+    figure = new_figure(
+        max(7.4, 4.6 * len(columns)), 6.4, f"{framework} {execution}, {device}, {dtype}: forward + backward"
+    )
     grid = figure.subplots(2, len(columns), squeeze=False, sharex="col", sharey="row")
     names = [
         name for name in STYLES if any(name in table["results"] for _, _, points in columns for _, table in points)
