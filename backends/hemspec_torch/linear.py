@@ -246,46 +246,17 @@ def differentiate(
     return of_x if for_x else of_x.new_empty(0), of_weight, of_bias.to(x.dtype)
 
 
-# For a compiler: it neither looks into the loops nor undoes what they save.
-measure_op = torch.library.custom_op("hemspec::linear_hem", measure, mutates_args=())
-differentiate_op = torch.library.custom_op("hemspec::linear_hem_backward", differentiate, mutates_args=())
-
-
-@measure_op.register_fake
-def _(
-    x: Tensor, weight: Tensor, bias: Any, labels: Any, margins: Any, factor: Tensor, valid: Any, rows: int, keep: bool
-) -> tuple[Tensor, ...]:
-    bits = x.new_empty((len(x) if keep else 0, (len(weight) + 7) // 8), dtype=torch.uint8)
-    return torch.empty_like(factor), torch.empty_like(factor), torch.empty_like(factor), bits
-
-
-@differentiate_op.register_fake
-def _(
-    x: Tensor,
-    weight: Tensor,
-    labels: Any,
-    valid: Any,
-    share: Any,
-    active: Any,
-    bits: Any,
-    rows: int,
-    for_x: bool,
-    for_weight: bool,
-    for_bias: bool,
-) -> tuple[Tensor, ...]:
-    classes, width = weight.shape
-    of_x = x.new_empty(x.shape if for_x else (0,))
-    return of_x, weight.new_empty(classes if for_weight else 0, width), x.new_empty(classes if for_bias else 0)
-
-
 class LinearHEM(Function):
     """The loss of every position, with its gradient in features, weight and bias."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *constants: Any) -> Tensor:
         labels, _, _, valid, rows, _ = constants
-        forward = measure_op if torch.compiler.is_compiling() else measure
-        values, *kept = forward(x, weight, bias, *constants)
+        step: Any = measure
+        if torch.compiler.is_compiling():
+            from hemspec_torch.linear_operators import measure as step
+        values: Tensor
+        values, *kept = step(x, weight, bias, *constants)
         ctx.save_for_backward(x, weight, labels, valid, *kept)
         ctx.rows = rows
         return values
@@ -302,8 +273,10 @@ class LinearHEM(Function):
             g = g * upstream.to(g.dtype).unsqueeze(1)
             found = g @ weight, g.t() @ torch.where(valid.unsqueeze(1), x, 0.0), g.sum(0)
         else:
-            backward = differentiate_op if compiling else differentiate
-            found = backward(x, weight, labels, valid, share * upstream, active * upstream, bits, ctx.rows, *asked)
+            step: Any = differentiate
+            if compiling:
+                from hemspec_torch.linear_operators import differentiate as step
+            found = step(x, weight, labels, valid, share * upstream, active * upstream, bits, ctx.rows, *asked)
         return *(t if wanted else None for t, wanted in zip(found, asked, strict=True)), *[None] * 6
 
 

@@ -231,14 +231,18 @@ def test_compiled_without_a_break() -> None:
 
 def test_operators_are_as_they_say() -> None:
     """Their shapes for a compiler, and that they write over nothing."""
+    from hemspec_torch import linear_operators  # which a compiled call imports when it is traced
+
     x, head, bias, labels = (torch.tensor(a) for a in draw(9, 4, 20))
     one, valid = torch.ones(9, dtype=x.dtype), torch.ones(9, dtype=torch.bool)
     checks = ("test_schema", "test_faketensor")
-    torch.library.opcheck(linear.measure_op, (x, head, bias, labels, one, one, valid, 4, True), test_utils=checks)
+    torch.library.opcheck(
+        linear_operators.measure, (x, head, bias, labels, one, one, valid, 4, True), test_utils=checks
+    )
     _, share, active, bits = linear.measure(x, head, bias, labels, one, one, valid, 4, True)
     for asked in ((True, True, True), (False, True, False)):
         given = (x, head, labels, valid, share, active, bits, 4, *asked)
-        torch.library.opcheck(linear.differentiate_op, given, test_utils=checks)
+        torch.library.opcheck(linear_operators.differentiate, given, test_utils=checks)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # PyTorch's own, forward mode
