@@ -19,7 +19,8 @@ INTERPRETED = False
 def fast_terms(input: Tensor, target: Tensor, **options: Any) -> tuple[Tensor, Tensor | None] | None:
     """Numerator and denominator of HEM or multi-class margin, in a faster way that fits the call, or None."""
     if torch.compiler.is_compiling():
-        return traced.margin_terms(input, target, **options)
+        # A compiler cannot map a Function over examples.
+        return None if torch._C._are_functorch_transforms_active() else traced.margin_terms(input, target, **options)
     if not isinstance(input, Tensor):
         return None
     if INTERPRETED:

@@ -99,3 +99,18 @@ def test_no_mask_and_no_errors_are_stored(shape: tuple[int, ...]) -> None:
         if np.prod([int(number) for number in allocated.split(",") if number.strip()]) >= size:
             found.append(dtype)
     assert found == ["float32"]
+
+
+@pytest.mark.parametrize("loss", LOSSES)
+def test_mapped_inside_a_compiled_function(loss: str) -> None:
+    """Gradients of single examples, as plain operations give them."""
+    torch._dynamo.reset()
+    logits, labels = torch.randn(6, 5), torch.arange(6) % 5
+    function = getattr(hemspec.torch, loss)
+
+    def one(z: Any, y: Any) -> Any:
+        return function(z.unsqueeze(0), y.unsqueeze(0), reduction="sum")
+
+    gradients = torch.func.vmap(torch.func.grad(one))
+    found = torch.compile(gradients, fullgraph=True, backend="aot_eager")(logits, labels)
+    torch.testing.assert_close(found, gradients(logits, labels))
