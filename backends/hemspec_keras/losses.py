@@ -115,7 +115,8 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
         if self.reduction == "sum":
             return call("sum")
         if self.reduction == "sum_over_batch_size":
-            value = call("sum") / ops.maximum(elements(), 1)
+            total = call("sum")
+            value = total / ops.maximum(elements(total.dtype), 1)
         else:
             value = call(self._average)
         # As Keras does for averages: the optimizer adds up the replicas' gradients.
@@ -134,7 +135,7 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
         call, elements = self._prepare(y_true, y_pred, sample_weight)
         if self.reduction == "sum_over_batch_size":
             total = call("sum")
-            return total, ops.cast(elements(), total.dtype)
+            return total, elements(total.dtype)
         numerator, denominator = call(self._average, terms=True)
         return numerator, denominator
 
@@ -143,8 +144,8 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
         """The specification's name of the reduction."""
         return "mean" if self.reduction == "mean_with_sample_weight" else self.reduction
 
-    def _prepare(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Callable[..., Any], Callable[[], Any]]:
-        """The loss or its terms as a function of the reduction, and how many elements there are to average over."""
+    def _prepare(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
+        """The loss or its terms as a function of the reduction, and how many elements to average over, in a dtype."""
         mask = get_keras_mask(y_pred)
         y_pred = ops.convert_to_tensor(y_pred)
         shape = static_shape(y_pred, "y_pred")
@@ -172,10 +173,10 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
                 **{name: as_option(getattr(self, name)) for name in self.constants},
             )
 
-        def elements() -> Any:
+        def elements(dtype: Any) -> Any:
             everything = ops.ones(ops.shape(labels.indices), "bool")
             exist = everything if exists is None else ops.logical_and(exists, everything)
-            return ops.sum(ops.cast(self._elements(exist), "float32"))
+            return ops.sum(ops.cast(self._elements(exist), dtype))
 
         return call, elements
 

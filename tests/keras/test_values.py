@@ -184,6 +184,19 @@ def test_sum_over_batch_size_counts_images_for_dice(rng: np.random.Generator) ->
     close(loss(y, z, w), total / 3)
 
 
+def test_sum_over_batch_size_in_float64(rng: np.random.Generator, backend: str) -> None:
+    """TensorFlow divides no float64 by a count in float32."""
+    if backend == "jax":
+        pytest.skip("JAX computes in 32 bits unless it is told otherwise")
+    z, y = rng.normal(size=(4, 3, C)), rng.integers(0, C, (4, 3))
+    loss = hemspec.keras.HEMLoss(reduction="sum_over_batch_size")
+    expected = hemspec.hem_loss(z, y, reduction="mean")
+    numerator, denominator = loss.terms(y, z)
+    for value in (loss(y, z), numerator / denominator):
+        assert "float64" in str(value.dtype)
+        close(value, expected)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_precision_depends_on_the_logits_only(rng: np.random.Generator, backend: str, dtype: str) -> None:
     if backend == "jax" and dtype == "float64":
