@@ -152,10 +152,11 @@ def allowances(call: Call, positions: Positions) -> tuple[float, float]:
 
 
 def overflows(call: Call, positions: Positions, compute: str) -> bool:
-    """Whether a sum on the way may be too large for the compute dtype."""
+    """Whether a sum on the way, or one divided by the weights, may be too large for the compute dtype."""
     top = float(np.finfo(compute).max)
     finite = np.where(np.isfinite(positions.logits), np.abs(positions.logits), 0.0).max(initial=0.0)
     largest = 2 * float(finite) + float(np.max(call.constants.get("margin", 0.0)))
     largest = max(1.0, 1.0 if call.loss in ("logit_norm_loss", "dice_loss") else largest)
     heaviest = max(1.0, float(positions.weights.max(initial=0.0)))
-    return largest * heaviest * max(1, positions.logits.size) > top / 64
+    lightest = float(np.where(positions.weights > 0, positions.weights, 1.0).min(initial=1.0))
+    return lightest < 64 * TINY[compute] or largest * heaviest * max(1, positions.logits.size) > top / 64
