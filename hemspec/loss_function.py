@@ -1,8 +1,8 @@
 """The shape every loss function has, in every framework: call it for the loss, ask it for its terms.
 
 A reduction to an average is a quotient. Averages over micro-batches or replicas do not add up, their numerators and
-denominators do, so each loss function is written as the function that returns the two, and a decorator divides. Diagnostics, several
-quotients by name, have the same shape.
+denominators do, so each loss function is written as the function that returns the two, and a decorator divides.
+Diagnostics, several quotients by name, have the same shape.
 """
 
 from __future__ import annotations
