@@ -22,6 +22,8 @@ class Framework:
     call: Callable[..., Any]
     """``call(function, y_pred, labels, axis=..., sample_weight=..., ...)``"""
     read: Callable[[Any], Any]
+    usable: Callable[[Any], Any] = lambda tensor: tensor
+    """A tensor of a dtype that the framework can compute with."""
     replicas: Callable[[], int] = lambda: 1
 
 
@@ -36,7 +38,7 @@ def select_framework(name: str) -> Framework:
         def replicas() -> int:
             return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
-        return Framework(tensorflow_functions, call_directly, read_tensorflow, replicas)
+        return Framework(tensorflow_functions, call_directly, read_tensorflow, replicas=replicas)
     if name == "jax":
         from hemspec_jax import functional as jax_functions
         from hemspec_jax.positions import read as read_jax
@@ -60,7 +62,14 @@ def select_framework(name: str) -> Framework:
                 return function(y_pred, labels, sample_weight=sample_weight, **options)
             return function(y_pred.movedim(axis, usual), labels, sample_weight=sample_weight, **options)
 
-        return Framework(torch_functions, call_torch, read_torch)
+        def signed(tensor: torch.Tensor) -> torch.Tensor:
+            """PyTorch has unsigned integers of more than 8 bits, and hardly an operation on them."""
+            if tensor.dtype == torch.uint64:
+                bits = tensor.view(torch.int64)
+                return torch.where(bits < 0, torch.iinfo(torch.int64).max, bits)
+            return tensor.to(torch.int64) if tensor.dtype in (torch.uint16, torch.uint32) else tensor
+
+        return Framework(torch_functions, call_torch, read_torch, signed)
     raise ImportError(
         f"hemspec.keras runs on Keras's backends 'tensorflow', 'jax' and 'torch'; KERAS_BACKEND is {name!r}"
     )
@@ -91,7 +100,7 @@ def as_array(value: Any, name: str) -> Any:
     if isinstance(value, keras.Variable):
         return value.value
     if ops.is_tensor(value):
-        return value
+        return FRAMEWORK.usable(value)
     array = np.asarray(value)
     if array.dtype == object:
         raise TypeError(f"{name} must be a tensor or an array; got {type(value).__name__}")
