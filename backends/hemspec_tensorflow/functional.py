@@ -266,7 +266,7 @@ def focal_loss(
     if alpha is not None:
         factor = at_true_class(a, positions)
         # 0 times infinity: the product's gradient would be 0 times what is in front of it.
-        values = values * tf.where(tf.math.is_inf(values) & (factor == 0), float("nan"), factor)
+        values = values * keep(~(tf.math.is_inf(values) & (factor == 0)), factor, float("nan"))
     return add_up(values, positions.weights, positions.valid, reduction)
 
 

@@ -271,7 +271,7 @@ def bad_positions(call: Call) -> Any:
         weight = np.broadcast_to(w.reshape(w.shape + (1,) * (weight.ndim - w.ndim)), weight.shape)
     classes = call.logits.shape[call.axis]
     valid = exists & (weight > 0)
-    beyond = np.reshape([not 0 <= int(label) < classes for label in call.labels.ravel()], valid.shape)
+    beyond = np.array([not 0 <= int(label) < classes for label in call.labels.ravel()], bool).reshape(valid.shape)
     bad = (exists & ~(np.isfinite(weight) & (weight >= 0))) | (valid & beyond)
     numbers = [np.asarray(value, np.float64) for value in call.constants.values() if isinstance(value, np.ndarray)]
     allowed = [(array > 0 if call.loss == "logit_adjusted_loss" else array >= 0) for array in numbers]

@@ -44,7 +44,7 @@ class Port:
         return right.value_and_gradient(call, mode)
 
 
-def failures(port: Any, inputs: int = 280) -> list[str]:
+def failures(port: Any, inputs: int = 210) -> list[str]:
     SHRUNK.clear()
     session = Session(Backend.of(port), fuzz=inputs, seed=3)
     outcomes = [session.run(index) for index in range(len(session.checks))]
