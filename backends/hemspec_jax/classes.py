@@ -142,6 +142,7 @@ class HEMLoss(_Loss):
         reduction: ``"active_mean"`` (over the positions with a loss > 0, the paper's), ``"mean"``, ``"sum"`` or
             ``"none"``.
         axis_name: a mapped axis to reduce over as well.
+        class_axis_name: a mapped axis over whose shards the classes are spread.
 
     Raises:
         TypeError, ValueError: a margin that is negative or not finite, an unknown reduction.
@@ -152,11 +153,12 @@ class HEMLoss(_Loss):
         >>> float(criterion(jnp.array([[1.0, 1.5, 0.0, -3.0]]), jnp.array([0])))
         1.5
         >>> criterion
-        HEMLoss(margin=1.0, axis=-1, ignore_index=-100, reduction='active_mean', axis_name=None)
+        HEMLoss(margin=1.0, axis=-1, ignore_index=-100, reduction='active_mean', axis_name=None, class_axis_name=None)
     """
 
     margin: Any = 1.0
     reduction: str = "active_mean"
+    class_axis_name: Any = None
 
     function: ClassVar[LossFunction[..., Array]] = functional.hem_loss
     reductions = MARGIN_REDUCTIONS
@@ -219,6 +221,7 @@ class MultiMarginLoss(_Loss):
     """
 
     margin: Any = 1.0
+    class_axis_name: Any = None
 
     function = functional.multi_margin_loss
     reductions = MARGIN_REDUCTIONS
@@ -238,6 +241,8 @@ class CrossEntropyLoss(_Loss):
         >>> round(float(CrossEntropyLoss()(jnp.array([[0.0, 0.0]]), jnp.array([1]))), 4)
         0.6931
     """
+
+    class_axis_name: Any = None
 
     function = functional.cross_entropy_loss
 
