@@ -33,23 +33,38 @@ UNCUT: Final = 24
 
 def margin_values(positions: Positions, margin: Any, *, hem: bool) -> Array:
     """The loss of each position, HEM or the multi-class margin loss; any number where a position does not exist."""
+    values: Array = kept_mean(*operands(positions, margin), hem, positions.axis)
+    return values
+
+
+def error_counts(positions: Positions, margin: Any) -> Pair:
+    """For each position how many errors HEM keeps, and how many are positive; NaN where the loss is."""
+    kept, positive = kept_and_positive(*operands(positions, margin), positions.axis)
+    return kept, positive
+
+
+def operands(positions: Positions, margin: Any) -> tuple[Array, Array, Array, Array]:
+    """Logits as they came, and of their shape without the class axis: labels, margins, and a factor.
+
+    The factor is 1, NaN to spoil a position, 0 for one that does not exist.
+    """
     margins, poison = constant(margin, positions, name="margin", per_class=True)
     m, labels = rounded(margins, positions), positions.labels
     m = jnp.take(m, labels, mode="clip") if m.ndim else jnp.broadcast_to(m, labels.shape)
-    factor = jnp.where(positions.valid, positions.poison * poison, 0.0)
-    values: Array = kept_mean(positions.given, labels, m, factor, hem, positions.axis)
-    return values
+    return positions.given, labels, m, jnp.where(positions.valid, positions.poison * poison, 0.0)
 
 
 @partial(jax.jit, static_argnums=(4, 5))  # so that it does not go operation by operation outside of jit
 def kept_mean(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: ClassAxis) -> Array:
-    """For each position the sum of its kept errors, divided by their number (HEM) or by C.
-
-    Args:
-        z: the logits. The others have its shape without the class axis.
-        factor: 1, NaN to spoil a position, 0 for one that does not exist.
-    """
+    """For each position the sum of its kept errors, divided by their number (HEM) or by C. See `operands`."""
     return differentiable(z, labels, margins, factor, hem, axis)
+
+
+@partial(jax.jit, static_argnums=4)
+def kept_and_positive(z: Array, labels: Array, margins: Array, factor: Array, axis: ClassAxis) -> tuple[Array, ...]:
+    z = lax.stop_gradient(z)
+    found = [statistics(z, labels, margins, factor, hem, axis) for hem in (True, False)]
+    return tuple(jnp.where(jnp.isnan(kind.slope), jnp.nan, kind.number) for kind in found)
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(4, 5))
