@@ -178,6 +178,15 @@ def measure(shard: Shard, hem: bool) -> Found:
     return Found(z_y, thresholds, spoilt, *found)
 
 
+def counts(
+    input: Tensor, target: Tensor, group: ProcessGroup | None, **arguments: Any
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Targets]:
+    """Of each position: how many errors HEM keeps, how many there are, whether one is NaN; and C - 1."""
+    shard, targets, alive = read_shard(input, target, group, **arguments)
+    hem, every = measure(shard, True), measure(shard, False)
+    return hem.count, every.count, hem.spoilt | torch.isnan(alive), shard.classes - 1, targets
+
+
 class KeptMean(Function):
     """The sum of the kept errors, divided by their number (HEM) or by that of the classes, for each position."""
 

@@ -466,13 +466,14 @@ def dice_loss(
     shape = target.shape[:0] if batch else target.shape[:1]
 
     def per_image(rows: Tensor) -> Tensor:
-        total = rows.reshape(math.prod(shape), math.prod(target.shape[len(shape) :]), rows.shape[-1]).sum(1)
-        return summed(total, process_group) if batch else total
+        return rows.reshape(math.prod(shape), math.prod(target.shape[len(shape) :]), rows.shape[-1]).sum(1)
 
     p = torch.softmax(softmax_logits(positions, poison), -1)
     w = positions.weights.unsqueeze(-1)
     true = positions.true_class.to(p.dtype)
     predicted, present, overlap = per_image(w * p), per_image(w * true), per_image(w * p * true)
+    if batch:
+        predicted, present, overlap = summed(process_group, predicted, present, overlap)
     counted = (present > 0) | torch.isnan(present)
     union = torch.where(counted, predicted + present + s, 1.0)
     ratio = torch.where(counted, (2 * overlap + s) / union, 0.0)

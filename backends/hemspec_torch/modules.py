@@ -27,6 +27,7 @@ from hemspec.arguments import (
 )
 from hemspec.loss_function import LossFunction
 from hemspec_torch import functional, linear
+from hemspec_torch.diagnostics import hem_diagnostics
 from hemspec_torch.replicas import check_group, check_process_group
 
 if TYPE_CHECKING:
@@ -159,6 +160,18 @@ class HEMLoss(_Loss):
         self._hold("margin", margin)
         check_group(class_group, name="class_group")
         self.class_group = class_group
+
+    def diagnostics(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> dict[str, Tensor]:
+        """What to log while training: the dict of `hem_diagnostics` for this loss's margin, ``ignore_index``, groups.
+
+        Args:
+            input: logits, also of a loss that is otherwise given something else.
+            target, sample_weight: as in ``forward``.
+        """
+        options = {
+            name: value for name, value in HEMLoss._options(self).items() if name not in ("reduction", "chunk_rows")
+        }
+        return hem_diagnostics(input, target, sample_weight=sample_weight, **options)
 
 
 class LinearHEMLoss(HEMLoss):

@@ -22,39 +22,34 @@ DenominatorT = TypeVar("DenominatorT", Tensor, Tensor | None)
 
 
 class Summed(Function):
-    """The sum over a process group. Its gradient needs no communication: all processes have the same loss."""
+    """The sums over a process group, in one message. Its gradient needs none: all processes have the same loss."""
 
     @staticmethod
-    def forward(local: Tensor, group: ProcessGroup) -> Tensor:
-        total = local.detach().clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(total, group=group)
-        return total
+    def forward(group: ProcessGroup, *local: Tensor) -> tuple[Tensor, ...]:
+        totals = torch.stack([tensor.detach() for tensor in local])
+        dist.all_reduce(totals, group=group)
+        return tuple(total.clone() for total in totals)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ProcessGroup], output: Tensor) -> None:
-        ctx.processes = dist.get_world_size(inputs[1])
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.processes = dist.get_world_size(inputs[0])
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, None]:
-        return upstream * ctx.processes, None
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return None, *(above * ctx.processes for above in upstream)
 
 
-def summed(local: Tensor, group: ProcessGroup | None) -> Tensor:
-    """The sum over the processes of a group, None for this one alone."""
-    if group is None:
-        return local
-    total: Tensor = Summed.apply(local, group)  # type: ignore[no-untyped-call]
-    return total
+def summed(group: ProcessGroup | None, *local: Tensor) -> tuple[Tensor, ...]:
+    """The sums over the processes of a group of tensors of one shape; None for this one alone."""
+    return local if group is None else Summed.apply(group, *local)  # type: ignore[no-untyped-call, no-any-return]
 
 
 def over_replicas(terms: tuple[Tensor, DenominatorT], group: ProcessGroup | None) -> tuple[Tensor, DenominatorT]:
     """Numerator and denominator, both summed over the processes of a group; None for this one alone."""
     numerator, denominator = terms
-    if group is None:
-        return terms
     if denominator is None:
-        return summed(numerator, group), denominator
-    numerator, denominator = summed(torch.stack([numerator, denominator]), group)
+        return summed(group, numerator)[0], denominator
+    numerator, denominator = summed(group, numerator, denominator)
     return numerator, denominator.detach()
 
 
