@@ -19,6 +19,7 @@ from hemspec.loss_function import loss_function
 from hemspec_tensorflow.margin import add_up_positions, kept_mean
 from hemspec_tensorflow.positions import (
     Positions,
+    Targets,
     add_up,
     at_true_class,
     constant,
@@ -61,8 +62,11 @@ def margin_terms(
     margins, poison = constant(margin, targets, name="margin", per_class=True)
     margins = at_true_class(margins, targets)
     values = kept_mean(targets.logits, targets.labels, margins, targets.factor, hem=hem)
-    if poison is not None:
-        values *= poison
+    return add_up_weighted(values if poison is None else values * poison, targets, reduction)
+
+
+def add_up_weighted(values: tf.Tensor, targets: Targets, reduction: str) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Numerator and denominator of values that are weighted already, 0 where a position does not exist."""
     if reduction == "none":
         return values, None
     numerator = add_up_positions(values)

@@ -1,4 +1,4 @@
-"""What the JAX tests share: two virtual devices, JAX's strictest settings, and every loss by name."""
+"""What the JAX tests share: four virtual devices, JAX's strictest settings, and every loss by name."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 import hemspec
 
 # Read when JAX first touches its devices, which no module does while it is imported.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
 
 CLASSES = 5
 
