@@ -8,6 +8,7 @@ except ModuleNotFoundError as error:
     raise ImportError('hemspec.keras needs Keras: pip install "hemspec[keras]"') from error
 
 from hemspec.margins import margin_from_num_samples, margins_from_class_counts
+from hemspec_keras.accumulation import accumulate_gradients
 from hemspec_keras.losses import (
     CrossEntropyLoss,
     DiceLoss,
@@ -26,6 +27,7 @@ __all__ = [
     "LogitAdjustedLoss",
     "LogitNormLoss",
     "MultiMarginLoss",
+    "accumulate_gradients",
     "margin_from_num_samples",
     "margins_from_class_counts",
 ]

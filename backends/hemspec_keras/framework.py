@@ -16,25 +16,25 @@ from hemspec.loss_function import LossFunction
 
 @dataclass(frozen=True)
 class Framework:
-    """How to call its losses, how to read a value without a synchronisation, and how many replicas train together."""
+    """How to call its losses, how to read a value without a synchronisation, and what replicas have to share."""
 
     functions: Any
     call: Callable[..., Any]
     """``call(function, y_pred, labels, axis=..., sample_weight=..., ...)``"""
     read: Callable[[Any], Any]
-    replicas: Callable[[], int] = lambda: 1
+    replicas: Any = None
+    """The module `hemspec_keras.replicas` where a loss may be computed by several of them, each with its own part."""
+
+    def count_replicas(self) -> int:
+        return 1 if self.replicas is None else int(self.replicas.count_replicas())
 
 
 def select_framework(name: str) -> Framework:
     """The framework of a Keras backend, by the backend's name."""
     if name == "tensorflow":
-        import tensorflow as tf
-
+        from hemspec_keras import replicas
         from hemspec_tensorflow import functional as tensorflow_functions
         from hemspec_tensorflow.positions import read as read_tensorflow
-
-        def replicas() -> int:
-            return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
         return Framework(tensorflow_functions, call_directly, read_tensorflow, replicas)
     if name == "jax":
