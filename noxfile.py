@@ -43,6 +43,25 @@ PORTS = {"autograd": ["autograd"], "mlx": ["mlx[cpu]", "ml_dtypes"]}  # NumPy ha
 SUITE_NEEDS = ["numpy", "pytest", "hypothesis"]
 """All that the conformance suite needs beside the backend."""
 
+VERSIONS: dict[str, tuple[str, list[str], list[str]]] = {
+    "numpy-oldest": ("3.10", ["numpy==1.26.0", "ml_dtypes==0.4.0"], ["numpy"]),
+    "numpy-3.11": ("3.11", ["numpy==2.0.2", "ml_dtypes"], ["numpy"]),
+    "numpy-3.12": ("3.12", ["numpy==2.3.5", "ml_dtypes"], ["numpy"]),
+    "numpy-newest": ("3.13", ["numpy==2.5.5", "ml_dtypes"], ["numpy"]),
+    "torch-oldest": ("3.10", ["torch==2.6.0", "keras==3.8.0", "numpy==1.26.0", "ml_dtypes"], ["torch", "keras-torch"]),
+    "torch-newest": ("3.13", ["torch==2.14.1", "keras==3.15.1", "numpy", "ml_dtypes"], ["torch", "keras-torch"]),
+    "jax-oldest": ("3.10", ["jax==0.6.0", "jaxlib==0.6.0", "keras==3.8.0", "numpy==1.26.0"], ["jax", "keras-jax"]),
+    "jax-newest": ("3.13", ["jax==0.12.0.1", "jaxlib==0.12.0.1", "keras==3.15.1"], ["jax", "keras-jax"]),
+    "tensorflow-oldest": (
+        "3.10",
+        ["tensorflow-cpu==2.18.0", "keras==3.8.0", "numpy==1.26.0"],
+        ["tensorflow", "keras-tensorflow"],
+    ),
+    "tensorflow-newest": ("3.13", ["tensorflow-cpu==2.21.0", "keras==3.15.1"], ["tensorflow", "keras-tensorflow"]),
+}
+"""Beside the tested stack: the oldest that pyproject.toml allows and the newest there was, on every Python. Each with
+its Python, what is pinned, and the backends that are checked in it."""
+
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "1"}
 """One thread a process, since two processes share the cores; and TensorFlow's start-up messages off."""
 
@@ -193,6 +212,63 @@ def mutants(session: nox.Session, target: str) -> None:
             target,
             *session.posargs,
         )
+
+
+@nox.session(default=False, venv_backend="none")
+@nox.parametrize("backend", list(BACKENDS))
+def fuzz(session: nox.Session, backend: str) -> None:
+    """Random calls, good and bad, as many as asked for (long): ``nox -s "fuzz(backend='jax')" -- 20000 --seed 1``."""
+    stack(session)
+    inputs, *options = session.posargs or ["5000"]
+    adapter = f"hemspec_conformance.adapters.{backend.split('-')[0]}"
+    command = ["--backend", adapter, "--fuzz", inputs, "--workers", "2", "--timeout", "180", *options]
+    with session.chdir(outside()):
+        run(session, "hemspec-conformance", *command, env=BACKENDS[backend])
+
+
+@nox.session(default=False, venv_backend="none")
+@nox.parametrize("entry", list(VERSIONS))
+def versions(session: nox.Session, entry: str) -> None:
+    """The wheel with other versions of a framework, NumPy and Python (long; gigabytes): docs/site/versions.md.
+
+    HEM and every loss's random vectors in all modes, bad input, and the examples in docstrings. Arguments go to
+    hemspec-conformance instead. What cannot be installed is skipped, with pip's reason.
+    """
+    python, pins, backends = VERSIONS[entry]
+    folder = WORK / "versions" / entry
+    try:
+        made(session, folder, python, [*pins, *SUITE_NEEDS, "packaging"])
+    except nox.command.CommandFailed:
+        return session.skip(f"cannot be installed here: {', '.join(pins)} for Python {python}")
+    environment = {**QUIET, "PATH": os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])}
+    install = [str(folder / "bin/python"), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
+    session.run(*install, "--no-deps", "--force-reinstall", str(wheel(session)), external=True)
+    test = ["pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
+    only = session.posargs or ["--only", "hem_loss/*", "--only", "*/random*", "--timeout", "180", "--workers", "2"]
+    with session.chdir(outside()):
+        session.run(*test, str(ROOT / "tests/bare"), env=environment, external=True)
+        for backend in backends:
+            name, variables = backend.split("-")[0], {**environment, **BACKENDS[backend]}
+            adapter, package = f"hemspec_conformance.adapters.{name}", f"hemspec_{name}"
+            session.run("hemspec-conformance", "--backend", adapter, *only, env=variables, external=True)
+            if name != "numpy":
+                session.run(*test, "--doctest-modules", "--pyargs", package, env=variables, external=True)
+    return None
+
+
+def made(session: nox.Session, folder: Path, python: str, requirements: list[str]) -> None:
+    """A virtual environment of that Python with these packages, made once."""
+    stamp, recipe = folder / "recipe", " ".join([python, *requirements])
+    if stamp.exists() and stamp.read_text() == recipe:
+        return
+    found = [*sorted(Path.home().glob(f".pyenv/versions/{python}.*/bin/python")), shutil.which(f"python{python}")]
+    if found[0] is None:
+        session.skip(f"there is no Python {python} here")
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run(str(found[0]), "-m", "venv", str(folder), external=True)
+    pip_of = [str(folder / "bin/python"), "-m", "pip", "--disable-pip-version-check", "-q"]
+    session.run(*pip_of, "install", *requirements, external=True)
+    stamp.write_text(recipe)
 
 
 @nox.session(default=False, venv_backend="none")
