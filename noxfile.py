@@ -1,5 +1,5 @@
 """Everything a contributor or a CI runs. ``nox -l`` lists the sessions; plain ``nox`` runs lint, types, tests,
-conformance of every backend, the example ports, and build.
+conformance of every backend, the example ports, the documentation, and build.
 
 All sessions share one environment with the tested stack (constraints.txt), because installing three frameworks takes
 longer than most sessions; it is made once and made again when pyproject.toml or constraints.txt change. hemspec itself
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["lint", "types", "tests", "conformance", "ports", "build"]
+nox.options.sessions = ["lint", "types", "tests", "conformance", "ports", "docs", "build"]
 nox.options.error_on_missing_interpreters = True
 nox.needs_version = ">=2024.4.15"
 
@@ -25,7 +25,8 @@ ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
 STACK = WORK / "stack"
 EXTRAS = "torch,keras,jax,conformance,benchmark"
-TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist")
+SITE_TOOLS = ("sphinx", "furo", "myst-parser", "sphinx-design", "sphinx-copybutton")
+TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist", *SITE_TOOLS)
 """TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA."""
 BACKENDS = {
     "numpy": {},
@@ -61,6 +62,9 @@ VERSIONS: dict[str, tuple[str, list[str], list[str]]] = {
 }
 """Beside the tested stack: the oldest that pyproject.toml allows and the newest there was, on every Python. Each with
 its Python, what is pinned, and the backends that are checked in it."""
+
+STRICT = ["-W", "-n", "--keep-going", "-q", "-E", "-d", str(WORK / "doctrees")]
+"""Sphinx: every warning is an error, every reference has to be found, nothing is left from the build before."""
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "1"}
 """One thread a process, since two processes share the cores; and TensorFlow's start-up messages off."""
@@ -149,6 +153,23 @@ def ports(session: nox.Session, framework: str) -> None:
     session.chdir(ROOT / "examples/backends" / framework)
     limit = ["--workers", "2", "--timeout", "120"]  # MLX compiles with g++
     session.run("hemspec-conformance", "--backend", f"hem_{framework}_adapter", *limit, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """The documentation site, results/site/index.html; a broken link or an example that fails is an error."""
+    stack(session)
+    site = ROOT / "results/site"
+    shutil.rmtree(site, ignore_errors=True)
+    run(session, "sphinx-build", *STRICT, "docs/site", str(site))
+    pytest(session, ROOT / "tests/docs", "-n2")
+
+
+@nox.session(default=False, venv_backend="none")
+def linkcheck(session: nox.Session) -> None:
+    """Whether the documentation's links to other sites lead somewhere (needs the network)."""
+    stack(session)
+    run(session, "sphinx-build", *STRICT, "-b", "linkcheck", "docs/site", str(WORK / "linkcheck"))
 
 
 @nox.session(default=False, venv_backend="none")
