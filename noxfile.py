@@ -125,7 +125,7 @@ def conformance(session: nox.Session, backend: str) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def matrix(session: nox.Session) -> None:
-    """Put the verdicts on all backends side by side: results/conformance.html, and the table of the README."""
+    """Put the verdicts on all backends side by side: results/conformance.html, and the table of the documentation."""
     stack(session)
     verdicts = [ROOT / "results/conformance" / f"{backend}.json" for backend in BACKENDS]
     missing = [path.stem for path in verdicts if not path.exists()]
@@ -134,13 +134,13 @@ def matrix(session: nox.Session) -> None:
     table = ROOT / "results/conformance.md"
     pages = ["--html", str(ROOT / "results/conformance.html"), "--markdown", str(table)]
     run(session, "hemspec-conformance", "--merge", *map(str, verdicts), *pages)
-    # The README says what passes. The skipped checks are the last column: with a GPU there are fewer, and more rows.
-    shown = (ROOT / "README.md").read_text()
+    # The documentation says what passes. The skipped checks are the last column: with a GPU there are fewer, and more rows.
+    shown = (ROOT / "docs/site/conformance.md").read_text()
     for row in table.read_text().splitlines():
         backend, skipped = row.split(" | ")[0], row.split(" | ")[-1]
         same_machine = any(line.startswith(backend) and line.endswith(skipped) for line in shown.splitlines())
         if row not in shown and (same_machine or backend not in shown):
-            session.error(f"the README's conformance table is out of date; {table} has\n{row}")
+            session.error(f"the table of docs/site/conformance.md is out of date; {table} has\n{row}")
     return None
 
 
@@ -194,9 +194,9 @@ def perf(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def report(session: nox.Session) -> None:
-    """From the committed results of the full run: results/report/report.html, and README's tables and pictures."""
+    """From the committed results of the full run: results/report/report.html, and the documentation's tables and pictures."""
     stack(session)
-    written = ["--readme", "README.md", "--refresh", "docs/benchmark"]
+    written = ["--readme", "docs/site/benchmark.md", "--refresh", "docs/benchmark"]
     arguments = ["benchmark/results/full.json.gz", "--output", "results/report", *written]
     run(session, "hemspec-benchmark", "report", *arguments)
 
