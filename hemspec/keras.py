@@ -18,14 +18,18 @@ from hemspec_keras.losses import (
     LogitNormLoss,
     MultiMarginLoss,
 )
+from hemspec_keras.metrics import ActiveFraction, KeptErrors, MarginSatisfied
 
 __all__ = [
+    "ActiveFraction",
     "CrossEntropyLoss",
     "DiceLoss",
     "FocalLoss",
     "HEMLoss",
+    "KeptErrors",
     "LogitAdjustedLoss",
     "LogitNormLoss",
+    "MarginSatisfied",
     "MultiMarginLoss",
     "accumulate_gradients",
     "margin_from_num_samples",

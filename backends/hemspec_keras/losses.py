@@ -23,6 +23,7 @@ from hemspec.arguments import (
 from hemspec.loss_function import LossFunction
 from hemspec_keras.configuration import as_option, plain_axis, plain_constant, register
 from hemspec_keras.framework import FRAMEWORK, loss_function_named
+from hemspec_keras.metrics import ActiveFraction, KeptErrors, MarginSatisfied
 from hemspec_keras.positions import read_positions
 
 __all__ = [
@@ -218,6 +219,11 @@ class HEMLoss(_Loss):
             axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
         )
         self.margin = plain_constant(margin, name="margin")
+
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """What to watch while training with this loss, for ``compile(weighted_metrics=loss.metrics())``."""
+        options = {"margin": self.margin, "axis": self.axis, "ignore_class": self.ignore_class}
+        return [metric(**options) for metric in (ActiveFraction, KeptErrors, MarginSatisfied)]
 
 
 @register
