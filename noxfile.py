@@ -134,7 +134,7 @@ def matrix(session: nox.Session) -> None:
     table = ROOT / "results/conformance.md"
     pages = ["--html", str(ROOT / "results/conformance.html"), "--markdown", str(table)]
     run(session, "hemspec-conformance", "--merge", *map(str, verdicts), *pages)
-    # The documentation says what passes. The skipped checks are the last column: with a GPU there are fewer, and more rows.
+    # The documentation says what passes. Skipped checks are the last column: with a GPU there are fewer, and more rows.
     shown = (ROOT / "docs/site/conformance.md").read_text()
     for row in table.read_text().splitlines():
         backend, skipped = row.split(" | ")[0], row.split(" | ")[-1]
@@ -194,7 +194,7 @@ def perf(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def report(session: nox.Session) -> None:
-    """From the committed results of the full run: results/report/report.html, and the documentation's tables and pictures."""
+    """From the committed results of the full run: results/report/report.html, tables and pictures of the documentation."""
     stack(session)
     written = ["--readme", "docs/site/benchmark.md", "--refresh", "docs/benchmark"]
     arguments = ["benchmark/results/full.json.gz", "--output", "results/report", *written]
