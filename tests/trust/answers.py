@@ -40,10 +40,10 @@ FUZZED = {
     "numpy": (700, ("eager",)),
     "torch": (500, ("eager", "eager-strided", "module", "linear", "vmap")),
     "tensorflow": (200, ("eager",)),
-    "jax": (280, ("jit-strict",)),
+    "jax": (140, ("jit-strict",)),
     "keras-torch": (300, ("eager", "eager-mixed_float16")),
     "keras-tensorflow": (150, ("eager", "eager-mixed_float16")),
-    "keras-jax": (140, ("traced",)),
+    "keras-jax": (70, ("traced",)),
 }
 """How many calls, in which modes: those that answer in milliseconds. `nox -s fuzz` asks the others too."""
 
