@@ -9,6 +9,7 @@ loss instead of an error.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -398,9 +399,24 @@ def dice_loss(
         >>> float(dice_loss([[[0.0, 0.0], [0.0, 0.0]]], [[0, 1]]))
         0.5
     """
+    options = {"axis": axis, "sample_weight": sample_weight, "ignore_index": ignore_index}
+    return dice_terms(logits, labels, smooth, batch, reduction, **options)
+
+
+def dice_terms(
+    logits: Any,
+    labels: Any,
+    smooth: Any,
+    batch: bool,
+    reduction: str,
+    *,
+    over_parts: Callable[[list[tf.Tensor]], list[tf.Tensor]] = lambda sums: sums,
+    **options: Any,
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Numerator and denominator of Dice. `over_parts` adds up what other replicas hold of the images."""
     check_reduction(reduction, REDUCTIONS)
     check_flag(batch, name="batch")
-    positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
+    positions = read_positions(logits, labels, **options)
     s, poison = constant(smooth, positions, name="smooth")
     s = tf.cast(s, positions.logits.dtype)
 
@@ -412,7 +428,7 @@ def dice_loss(
     p = spoil(tf.nn.softmax(z), tf.reduce_any(tf.math.is_nan(z), -1))
     w = positions.weights[..., tf.newaxis]
     true = tf.cast(positions.true_class, p.dtype)
-    predicted, present, overlap = per_image(w * p), per_image(w * true), per_image(w * p * true)
+    predicted, present, overlap = over_parts([per_image(w * p), per_image(w * true), per_image(w * p * true)])
     counted = (present > 0) | tf.math.is_nan(present)
     union = keep(counted, predicted + present + s, 1.0)
     ratio = keep(counted, (2 * overlap + s) / union)
