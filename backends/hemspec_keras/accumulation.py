@@ -23,9 +23,9 @@ ModelT = TypeVar("ModelT")
 
 
 def accumulate_gradients(model: ModelT, steps: int) -> ModelT:
-    """Let `fit` compute the gradient of each batch from `steps` micro-batches, exactly.
+    """Let ``fit`` compute the gradient of each batch from `steps` micro-batches, exactly.
 
-    What `fit` calls a batch is still what the loss is computed of and what the optimizer sees; only as much memory is
+    What ``fit`` calls a batch is still what the loss is computed of and what the optimizer sees; only as much memory is
     needed as for a micro-batch, which has every `steps`-th sample. Layers that look at all of a batch (batch
     normalization) see a micro-batch. Works under replicas too.
 

@@ -169,7 +169,7 @@ def constant(
     One number (if `scalar`) or a vector with one entry for each class (if `per_class`).
     """
     one = torch.ones((), dtype=torch.float64, device=device)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         # Compared rather than read: a compiler may hold a symbol here. NaN fails both comparisons. A symbol passes for
         # finite even where it stands for inf, so the number is looked at once more below, as a tensor.
         if not (value > 0 if positive else value >= 0) or not value < float("inf"):

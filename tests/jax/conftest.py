@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -116,6 +117,19 @@ def batch() -> Batch:
     labels[0, 1], weights[1, 1] = -100, 0.0
     logits = random.normal(0.0, 2.0, (4, CLASSES, 3)).astype(np.float32)
     return Batch(logits, labels, weights, np.ones((4, 3), np.bool_))
+
+
+@pytest.fixture(scope="session")
+def collectives() -> Callable[[Any], set[tuple[str, int]]]:
+    """``collectives(compiled)``: what devices send each other in a program, each kind with an array's size."""
+
+    def found(compiled: Any) -> set[tuple[str, int]]:
+        kinds = "all-gather|all-reduce|all-to-all|collective-broadcast|collective-permute|reduce-scatter"
+        sent = re.findall(rf"= (.+?) ({kinds}|ragged-all-to-all)(?:-start)?\(", compiled.as_text())
+        shapes = [(kind, shape) for types, kind in sent for shape in re.findall(r"\w\[([\d,]*)\]", types)]
+        return {(kind, int(np.prod([int(n) for n in shape.split(",") if n]))) for kind, shape in shapes}
+
+    return found
 
 
 @pytest.fixture(autouse=True)
