@@ -109,7 +109,7 @@ class Picture(SphinxDirective):
         figure = DRAWN[name]() if name in DRAWN else measured()[name]
         caption = nodes.container(classes=["picture-caption"])
         self.state.nested_parse(self.content, self.content_offset, caption)
-        wide = "wide" if figure.get_size_inches()[0] > 2 * style.CARD else "card"
+        wide = "wide" if figure.get_size_inches()[0] > 1.5 * style.CARD else "card"
         drawing = nodes.raw("", style.svg(figure, name, caption.astext().replace('"', "”")), format="html")
         return [nodes.container("", drawing, caption, classes=["picture", wide])]
 

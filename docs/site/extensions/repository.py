@@ -3,6 +3,7 @@ the benchmark measured as the README has it, where a test keeps it up to date.
 
 Comments in a page say what goes in their place, and a name that is not found ends the build::
 
+    <!-- readme: The suite .. **Your own port** -->           from the one, up to the other
     <!-- scripts: examples/training -->                       a section for each script
     <!-- measures: mean IoU | clean accuracy: CE | HEM -->    rows and columns of the README's table of measures
     <!-- findings: gradient's norm | The frameworks agree --> the README's findings in which these words are
@@ -87,7 +88,17 @@ def section(file: Path, app: Sphinx) -> str:
     )
 
 
-def readme(block: str) -> list[str]:
+def readme(app: Sphinx, asked: str) -> str:
+    text = (ROOT / "README.md").read_text("utf-8")
+    first, after = asked.split(" .. ")
+    start = text.find(first)
+    end = text.find(after, start)
+    if start < 0 or end < 0:
+        raise ExtensionError(f"the README has no text from {first!r} up to {after!r}")
+    return text[start:end].rstrip() + "\n"
+
+
+def readme_block(block: str) -> list[str]:
     """The lines of one of the README's blocks that the benchmark writes."""
     text = (ROOT / "README.md").read_text("utf-8")
     found = re.search(rf"<!-- benchmark: {block} -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
@@ -102,7 +113,7 @@ def cells(row: str) -> list[str]:
 
 def measures(app: Sphinx, asked: str) -> str:
     rows, columns = ([name.strip() for name in part.split("|")] for part in asked.rsplit(":", 1))
-    header, _, *table = map(cells, readme("measures"))
+    header, _, *table = map(cells, readme_block("measures"))
     by_name = {row[0]: row for row in table}
     unknown = [name for name in rows if name not in by_name] + [name for name in columns if name not in header]
     if unknown:
@@ -114,7 +125,7 @@ def measures(app: Sphinx, asked: str) -> str:
 
 
 def findings(app: Sphinx, asked: str) -> str:
-    sentences = readme("findings")
+    sentences = readme_block("findings")
     lines = []
     for words in (part.strip() for part in asked.split("|")):
         found = [sentence for sentence in sentences if words in sentence]
@@ -164,7 +175,7 @@ def pages(app: Sphinx, folder: str) -> str:
     return "\n".join(["```{toctree}", *names, "```"]) if names else ""
 
 
-WRITERS = {"pages": pages, "scripts": scripts, "measures": measures, "findings": findings, "api": api}
+WRITERS = {"readme": readme, "pages": pages, "scripts": scripts, "measures": measures, "findings": findings, "api": api}
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
