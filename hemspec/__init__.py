@@ -6,6 +6,7 @@ losses to train with are in ``hemspec.torch``, ``hemspec.tensorflow``, ``hemspec
 
 from hemspec.margins import margin_from_num_samples, margins_from_class_counts
 from hemspec.reference.cross_entropy import cross_entropy_loss
+from hemspec.reference.diagnostics import hem_diagnostics
 from hemspec.reference.dice import dice_loss
 from hemspec.reference.focal import focal_loss
 from hemspec.reference.hem import hem_loss
@@ -25,6 +26,7 @@ __all__ = [
     "cross_entropy_loss",
     "dice_loss",
     "focal_loss",
+    "hem_diagnostics",
     "hem_loss",
     "linear_hem_loss",
     "logit_adjusted_loss",

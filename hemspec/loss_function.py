@@ -1,7 +1,8 @@
 """The shape every loss function has, in every framework: call it for the loss, ask it for its terms.
 
 A reduction to an average is a quotient. Averages over micro-batches or replicas do not add up, their numerators and
-denominators do, so each loss function is written as the function that returns the two, and this decorator divides.
+denominators do, so each loss function is written as the function that returns the two, and a decorator divides.
+Diagnostics, several quotients by name, have the same shape.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class LossFunction(Protocol, Generic[P, ArrayCo]):
         ...
 
 
-def present(body: Callable[..., Any], loss: Callable[..., Any], **methods: Callable[..., Any]) -> Any:
+def present(
+    body: Callable[..., Any], loss: Callable[..., Any], *, returns: str = "Array", **methods: Callable[..., Any]
+) -> Any:
     """Give `loss` the name, docstring and signature of its body, and the methods as attributes.
 
     A plain function with attributes, rather than an object that can be called: it pickles by name, documents itself
@@ -42,8 +45,8 @@ def present(body: Callable[..., Any], loss: Callable[..., Any], **methods: Calla
     functools.update_wrapper(loss, body)
     # `tf.function` takes a function among its arguments for the one it wraps: the body, which returns a pair.
     del vars(loss)["__wrapped__"]
-    signature = inspect.signature(body).replace(return_annotation="Array")
-    loss.__annotations__ = {**body.__annotations__, "return": "Array"}
+    signature = inspect.signature(body).replace(return_annotation=returns)
+    loss.__annotations__ = {**body.__annotations__, "return": returns}
     vars(loss)["__signature__"] = signature
     for name, method in methods.items():
         method.__name__, method.__qualname__ = name, f"{body.__qualname__}.{name}"
@@ -75,5 +78,38 @@ def loss_function(
 
         terms.__doc__ = LossFunction.terms.__doc__
         return cast("LossFunction[P, ArrayT]", present(body, loss, terms=terms))
+
+    return decorate
+
+
+class Diagnostics(Protocol, Generic[P, ArrayT]):
+    """Several quotients by name: ``f(...)`` gives their values, ``f.terms(...)`` their (numerator, denominator)."""
+
+    __name__: str
+    __module__: str
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, ArrayT]:
+        """The quotients."""
+        ...
+
+    def terms(self, *args: P.args, **kwargs: P.kwargs) -> dict[str, tuple[ArrayT, ArrayT]]:
+        """The numerator and denominator of each, which add up over batches and replicas; quotients do not."""
+        ...
+
+
+def diagnostics(
+    divide: Callable[[ArrayT, ArrayT], ArrayT],
+) -> Callable[[Callable[P, dict[str, tuple[ArrayT, ArrayT]]]], Diagnostics[P, ArrayT]]:
+    """Turn ``f(...) -> {name: (numerator, denominator)}`` into diagnostics, with `divide` giving 0 for 0/0."""
+
+    def decorate(body: Callable[P, dict[str, tuple[ArrayT, ArrayT]]]) -> Diagnostics[P, ArrayT]:
+        def quotients(*args: P.args, **kwargs: P.kwargs) -> dict[str, ArrayT]:
+            return {name: divide(*pair) for name, pair in body(*args, **kwargs).items()}
+
+        def terms(*args: P.args, **kwargs: P.kwargs) -> dict[str, tuple[ArrayT, ArrayT]]:
+            return body(*args, **kwargs)
+
+        terms.__doc__ = Diagnostics.terms.__doc__
+        return cast("Diagnostics[P, ArrayT]", present(body, quotients, returns="dict[str, Array]", terms=terms))
 
     return decorate

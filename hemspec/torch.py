@@ -6,6 +6,7 @@ except ModuleNotFoundError as error:
     raise ImportError('hemspec.torch needs PyTorch: pip install "hemspec[torch]"') from error
 
 from hemspec.margins import margin_from_num_samples, margins_from_class_counts
+from hemspec_torch.diagnostics import hem_diagnostics
 from hemspec_torch.functional import (
     cross_entropy_loss,
     dice_loss,
@@ -39,6 +40,7 @@ __all__ = [
     "cross_entropy_loss",
     "dice_loss",
     "focal_loss",
+    "hem_diagnostics",
     "hem_loss",
     "linear_hem_loss",
     "logit_adjusted_loss",

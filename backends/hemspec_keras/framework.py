@@ -11,41 +11,45 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from hemspec.loss_function import LossFunction
+from hemspec.loss_function import Diagnostics, LossFunction
 
 
 @dataclass(frozen=True)
 class Framework:
-    """How to call its losses, how to read a value without a synchronisation, and how many replicas train together."""
+    """How to call its losses, how to read a value without a synchronisation, and what replicas have to share."""
 
     functions: Any
+    hem_diagnostics: Diagnostics[..., Any]
     call: Callable[..., Any]
     """``call(function, y_pred, labels, axis=..., sample_weight=..., ...)``"""
     read: Callable[[Any], Any]
-    replicas: Callable[[], int] = lambda: 1
+    replicas: Any = None
+    """The module `hemspec_keras.replicas` where a loss may be computed by several of them, each with its own part."""
+
+    def count_replicas(self) -> int:
+        return 1 if self.replicas is None else int(self.replicas.count_replicas())
 
 
 def select_framework(name: str) -> Framework:
     """The framework of a Keras backend, by the backend's name."""
     if name == "tensorflow":
-        import tensorflow as tf
-
+        from hemspec_keras import replicas
         from hemspec_tensorflow import functional as tensorflow_functions
+        from hemspec_tensorflow.diagnostics import hem_diagnostics as tensorflow_diagnostics
         from hemspec_tensorflow.positions import read as read_tensorflow
 
-        def replicas() -> int:
-            return int(tf.distribute.get_strategy().num_replicas_in_sync)
-
-        return Framework(tensorflow_functions, call_directly, read_tensorflow, replicas)
+        return Framework(tensorflow_functions, tensorflow_diagnostics, call_directly, read_tensorflow, replicas)
     if name == "jax":
         from hemspec_jax import functional as jax_functions
+        from hemspec_jax.diagnostics import hem_diagnostics as jax_diagnostics
         from hemspec_jax.positions import read as read_jax
 
-        return Framework(jax_functions, call_directly, read_jax)
+        return Framework(jax_functions, jax_diagnostics, call_directly, read_jax)
     if name == "torch":
         import torch
 
         from hemspec_torch import functional as torch_functions
+        from hemspec_torch.diagnostics import hem_diagnostics as torch_diagnostics
         from hemspec_torch.positions import read as read_torch
 
         def call_torch(
@@ -60,7 +64,7 @@ def select_framework(name: str) -> Framework:
                 return function(y_pred, labels, sample_weight=sample_weight, **options)
             return function(y_pred.movedim(axis, usual), labels, sample_weight=sample_weight, **options)
 
-        return Framework(torch_functions, call_torch, read_torch)
+        return Framework(torch_functions, torch_diagnostics, call_torch, read_torch)
     raise ImportError(
         f"hemspec.keras runs on Keras's backends 'tensorflow', 'jax' and 'torch'; KERAS_BACKEND is {name!r}"
     )

@@ -9,7 +9,7 @@ under vmap, on an accelerator) a bad one gives a NaN loss instead of an error.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,7 +17,11 @@ from torch import Tensor
 from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
 from hemspec.loss_function import loss_function
 from hemspec_torch.positions import Positions, add_up, at_true_class, constant, divide, read_positions
+from hemspec_torch.replicas import check_group, check_process_group, over_replicas, summed
 from hemspec_torch.selection import fast_terms
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = [
     "cross_entropy_loss",
@@ -85,6 +89,8 @@ def hem_loss(
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
     reduction: str = "active_mean",
+    process_group: ProcessGroup | None = None,
+    class_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """HEM (high error margin) loss; HEM+ with a margin for each class.
 
@@ -99,6 +105,13 @@ def hem_loss(
         ignore_index: positions with this target do not exist; None switches it off.
         reduction: ``"active_mean"`` (over the positions with a loss > 0, the paper's), ``"mean"``, ``"sum"`` or
             ``"none"`` (the shape of the target).
+        process_group: processes with other positions of the batch, as in data parallel training. Each gets the loss of
+            the whole batch; the average of its gradients over the processes, as DDP and FSDP take it, is that of the
+            whole batch. Not for ``"none"``.
+        class_group: processes with the logits of other classes for the same positions, in the order of their ranks:
+            a class-parallel head. `input` is ``(N, C_r, ...)`` then, while `target` and `margin` go by all C classes.
+            Each gets the loss of all classes, and its slice of the gradient. No logits are exchanged. A DTensor
+            sharded over the class axis needs no group.
 
     Returns:
         The loss, float64 for float64 logits, else float32. 0, not NaN, where there is nothing to average.
@@ -117,6 +130,8 @@ def hem_loss(
         [-1.0, 1.0, 0.0, 0.0]
     """
     check_reduction(reduction, MARGIN_REDUCTIONS)
+    check_process_group(process_group, reduction)
+    check_group(class_group, name="class_group")
     terms = fast_terms(
         input,
         target,
@@ -124,16 +139,17 @@ def hem_loss(
         sample_weight=sample_weight,
         ignore_index=ignore_index,
         reduction=reduction,
+        class_group=class_group,
         hem=True,
     )
-    if terms is not None:
-        return terms
-    positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    differences = margin_differences(positions, margin)
-    # The kept set is a constant, so no gradient flows through the threshold.
-    kept = kept_errors(differences.errors)
-    values = differences.average(kept, kept.sum(-1).clamp(min=1))
-    return add_up(values, positions.weights, positions.valid, reduction)
+    if terms is None:
+        positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
+        differences = margin_differences(positions, margin)
+        # The kept set is a constant, so no gradient flows through the threshold.
+        kept = kept_errors(differences.errors)
+        values = differences.average(kept, kept.sum(-1).clamp(min=1))
+        terms = add_up(values, positions.weights, positions.valid, reduction)
+    return over_replicas(terms, process_group)
 
 
 @loss_function(divide)
@@ -145,13 +161,15 @@ def multi_margin_loss(
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
     reduction: str = "mean",
+    process_group: ProcessGroup | None = None,
+    class_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Multi-class margin loss: the sum of the errors ``max(0, z_j - z_y + margin)``, divided by C.
 
     ``torch.nn.functional.multi_margin_loss`` with p = 1, for any number of axes, with weights and ignored positions.
 
     Args:
-        input, target, sample_weight, ignore_index: as in `hem_loss`.
+        input, target, sample_weight, ignore_index, process_group, class_group: as in `hem_loss`.
         margin: >= 0. A number, or shape ``(C,)``, indexed by the true class.
         reduction: ``"mean"``, ``"active_mean"``, ``"sum"`` or ``"none"``.
 
@@ -166,6 +184,8 @@ def multi_margin_loss(
         0.375
     """
     check_reduction(reduction, MARGIN_REDUCTIONS)
+    check_process_group(process_group, reduction)
+    check_group(class_group, name="class_group")
     terms = fast_terms(
         input,
         target,
@@ -173,16 +193,17 @@ def multi_margin_loss(
         sample_weight=sample_weight,
         ignore_index=ignore_index,
         reduction=reduction,
+        class_group=class_group,
         hem=False,
     )
-    if terms is not None:
-        return terms
-    positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    differences = margin_differences(positions, margin)
-    # At a kink, an error of exactly 0, the gradient is 0.
-    counted = (differences.errors > 0) | torch.isnan(differences.errors)
-    values = differences.average(counted, counted.shape[-1])
-    return add_up(values, positions.weights, positions.valid, reduction)
+    if terms is None:
+        positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
+        differences = margin_differences(positions, margin)
+        # At a kink, an error of exactly 0, the gradient is 0.
+        counted = (differences.errors > 0) | torch.isnan(differences.errors)
+        values = differences.average(counted, counted.shape[-1])
+        terms = add_up(values, positions.weights, positions.valid, reduction)
+    return over_replicas(terms, process_group)
 
 
 def spoil(z: Tensor, spoilt: Tensor, *poisons: Tensor) -> Tensor:
@@ -217,6 +238,7 @@ def cross_entropy_loss(
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
     reduction: str = "mean",
+    process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Cross-entropy of integer labels, softmax inside: ``logsumexp(z) - z_y``.
 
@@ -224,7 +246,7 @@ def cross_entropy_loss(
     class; no soft targets; half-precision logits give a float32 loss.
 
     Args:
-        input, target, sample_weight, ignore_index: as in `hem_loss`.
+        input, target, sample_weight, ignore_index, process_group: as in `hem_loss`.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Returns:
@@ -238,9 +260,10 @@ def cross_entropy_loss(
         0.6931
     """
     check_reduction(reduction, REDUCTIONS)
+    check_process_group(process_group, reduction)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
     values = cross_entropy(softmax_logits(positions), positions.labels)
-    return add_up(values, positions.weights, positions.valid, reduction)
+    return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
 @loss_function(divide)
@@ -253,6 +276,7 @@ def focal_loss(
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
     reduction: str = "mean",
+    process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Focal loss, softmax form: ``-alpha_y (1 - p)^gamma log p`` with p the softmax probability of the true class.
 
@@ -260,7 +284,7 @@ def focal_loss(
     of torchvision, and not divided by C as MONAI's and kornia's softmax mean is.
 
     Args:
-        input, target, sample_weight, ignore_index: as in `hem_loss`.
+        input, target, sample_weight, ignore_index, process_group: as in `hem_loss`.
         gamma: focusing parameter, a number >= 0; 0 gives cross-entropy.
         alpha: None, or class weights >= 0 of shape ``(C,)``, indexed by the true class: a factor of the loss, not a
             weight of the mean.
@@ -277,6 +301,7 @@ def focal_loss(
         0.1733
     """
     check_reduction(reduction, REDUCTIONS)
+    check_process_group(process_group, reduction)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
     g, poison = constant(gamma, *positions.classes_and_device, name="gamma")
     poisons = [poison]
@@ -300,7 +325,7 @@ def focal_loss(
     values = torch.where(certain, minus_log_p, q_to_g * torch.where(certain, 0.0, minus_log_p))
     if alpha is not None:
         values = values * at_true_class(a, positions.labels, values.dtype)
-    return add_up(values, positions.weights, positions.valid, reduction)
+    return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
 @loss_function(divide)
@@ -312,13 +337,14 @@ def logit_norm_loss(
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
     reduction: str = "mean",
+    process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """LogitNorm loss: cross-entropy of ``z / ((||z|| + 1e-7) * temperature)``.
 
     Source: Wei et al., ICML 2022; the maths is in `hemspec.reference.logit_norm`.
 
     Args:
-        input, target, sample_weight, ignore_index: as in `hem_loss`.
+        input, target, sample_weight, ignore_index, process_group: as in `hem_loss`.
         temperature: a number > 0.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
@@ -333,6 +359,7 @@ def logit_norm_loss(
         0.7981
     """
     check_reduction(reduction, REDUCTIONS)
+    check_process_group(process_group, reduction)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
     t, poison = constant(temperature, *positions.classes_and_device, name="temperature", positive=True)
     z = spoil(positions.logits, ~torch.isfinite(positions.logits).all(-1), positions.poison, poison)
@@ -344,7 +371,7 @@ def logit_norm_loss(
     squares = unit.square().sum(-1, keepdim=True)
     length = torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, squares).sqrt())
     values = cross_entropy(unit / ((length + 1e-7 / scale) * t.to(z.dtype)), positions.labels)
-    return add_up(values, positions.weights, positions.valid, reduction)
+    return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
 @loss_function(divide)
@@ -357,13 +384,14 @@ def logit_adjusted_loss(
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
     reduction: str = "mean",
+    process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Logit-adjusted cross-entropy: cross-entropy of ``z + temperature * log(prior)``. Predict from the raw logits.
 
     Source: Menon et al., ICLR 2021; the maths is in `hemspec.reference.logit_adjusted`.
 
     Args:
-        input, target, sample_weight, ignore_index: as in `hem_loss`.
+        input, target, sample_weight, ignore_index, process_group: as in `hem_loss`.
         class_counts: training samples per class, shape ``(C,)``, each > 0; the priors are their shares.
         temperature: a number > 0.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
@@ -380,6 +408,7 @@ def logit_adjusted_loss(
         1.3863
     """
     check_reduction(reduction, REDUCTIONS)
+    check_process_group(process_group, reduction)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
     t, poison_t = constant(temperature, *positions.classes_and_device, name="temperature", positive=True)
     counts, poison_c = constant(
@@ -387,7 +416,8 @@ def logit_adjusted_loss(
     )
     shift = t * (counts.log() - counts.sum().log())
     z = softmax_logits(positions, poison_t, poison_c) + shift.to(positions.logits.dtype)
-    return add_up(cross_entropy(z, positions.labels), positions.weights, positions.valid, reduction)
+    values = cross_entropy(z, positions.labels)
+    return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
 @loss_function(divide)
@@ -400,6 +430,7 @@ def dice_loss(
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
     reduction: str = "mean",
+    process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Soft Dice loss over the classes present in each image, softmax inside.
 
@@ -409,11 +440,12 @@ def dice_loss(
     Args:
         input, target, ignore_index: as in `hem_loss`; the first axis of the target counts images.
         smooth: a number >= 0, added to numerator and denominator.
-        batch: treat the whole batch as one image.
+        batch: treat the whole batch as one image, over all of `process_group` too.
         sample_weight: as in `hem_loss`, but weights act inside an image only: one weight for a whole image changes
             nothing at ``smooth=0``, and images are averaged unweighted.
         reduction: ``"mean"`` or ``"sum"`` over the images that have a valid position, or ``"none"``, of shape ``(N,)``
             (a scalar for ``batch=True`` and for an input of shape ``(C,)``).
+        process_group: as in `hem_loss`. Processes hold different images, or with ``batch=True`` parts of the one.
 
     Returns:
         The loss, float64 for float64 logits, else float32; also ``dice_loss.terms(...)``.
@@ -426,6 +458,7 @@ def dice_loss(
         0.5
     """
     check_reduction(reduction, REDUCTIONS)
+    check_process_group(process_group, reduction)
     check_flag(batch, name="batch")
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
     s, poison = constant(smooth, *positions.classes_and_device, name="smooth")
@@ -439,11 +472,13 @@ def dice_loss(
     w = positions.weights.unsqueeze(-1)
     true = positions.true_class.to(p.dtype)
     predicted, present, overlap = per_image(w * p), per_image(w * true), per_image(w * p * true)
+    if batch:
+        predicted, present, overlap = summed(process_group, predicted, present, overlap)
     counted = (present > 0) | torch.isnan(present)
     union = torch.where(counted, predicted + present + s, 1.0)
     ratio = torch.where(counted, (2 * overlap + s) / union, 0.0)
     has_positions = counted.any(-1)
     values = 1.0 - ratio.sum(-1) / counted.sum(-1).clamp(min=1)
-    return add_up(
-        values.reshape(shape), has_positions.to(p.dtype).reshape(shape), has_positions.reshape(shape), reduction
-    )
+    weights, has_positions = has_positions.to(p.dtype).reshape(shape), has_positions.reshape(shape)
+    terms = add_up(values.reshape(shape), weights, has_positions, reduction)
+    return terms if batch else over_replicas(terms, process_group)

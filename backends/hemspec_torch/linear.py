@@ -11,7 +11,7 @@ once, and whatever comes from above (a scale, one number for each position, a se
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -23,6 +23,10 @@ from hemspec.loss_function import loss_function
 from hemspec_torch.blocked import BLOCK, SMALLEST
 from hemspec_torch.functional import hem_loss
 from hemspec_torch.positions import add_up, check_tensors, constant, divide, dtype_name, targets_for
+from hemspec_torch.replicas import check_process_group, over_replicas
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["linear_hem_loss"]
 
@@ -44,6 +48,7 @@ def linear_hem_loss(
     ignore_index: int | None = -100,
     reduction: str = "active_mean",
     chunk_rows: int | None = None,
+    process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """HEM loss of a linear head, ``hem_loss(F.linear(input, linear_weight, linear_bias), target)``, in little memory.
 
@@ -64,8 +69,8 @@ def linear_hem_loss(
         linear_weight: of the head, shape ``(C, D)``, C >= 2.
         target: class indices in [0, C), integers, shape ``(...)``.
         linear_bias: of the head, shape ``(C,)``, or None.
-        margin, sample_weight, ignore_index, reduction: as in `hem_loss`. The features of a position that does not
-            exist are not looked at.
+        margin, sample_weight, ignore_index, reduction, process_group: as in `hem_loss`. The features of a position that
+            does not exist are not looked at.
         chunk_rows: positions in a chunk. None: a thirty-second of them, within 32 to 256 MB of float32 logits.
 
     Returns:
@@ -86,6 +91,7 @@ def linear_hem_loss(
         [[-1.0, -0.5], [1.0, 0.5], [0.0, 0.0]]
     """
     check_reduction(reduction, MARGIN_REDUCTIONS)
+    check_process_group(process_group, reduction)
     check_tensors(input=input, linear_weight=linear_weight, target=target)
     if linear_bias is not None:
         check_tensors(linear_bias=linear_bias)
@@ -108,6 +114,7 @@ def linear_hem_loss(
         flat = target.reshape(-1)
         if sample_weight is not None:
             given["sample_weight"] = targets.weights.reshape(-1)
+        given["process_group"] = process_group
         if reduction in ("none", "sum"):
             value = hem_loss(logits, flat, reduction=reduction, **given)
             return value.reshape(target.shape) if reduction == "none" else value, None
@@ -121,7 +128,8 @@ def linear_hem_loss(
     values: Tensor = LinearHEM.apply(  # type: ignore[no-untyped-call]
         x, weight, bias, labels, margins, factor * poison.to(factor.dtype), valid, rows, keep
     )
-    return add_up(values.reshape(target.shape), targets.weights, targets.valid, reduction)
+    terms = add_up(values.reshape(target.shape), targets.weights, targets.valid, reduction)
+    return over_replicas(terms, process_group)
 
 
 def cast_as_linear(*factors: Tensor | None) -> list[Any]:

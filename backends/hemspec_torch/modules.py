@@ -1,13 +1,15 @@
 """The losses of hemspec as PyTorch modules: they hold the hyper-parameters and call the functions.
 
 Hyper-parameters are checked when the module is made. Vectors become float64 buffers that follow ``.to(device)`` and are
-not rounded by ``.half()``.
+not rounded by ``.half()``. A process group is a connection, no data: deep copies share it, a state_dict does without,
+and pickle refuses it with a TypeError of PyTorch's own (set the module's ``process_group`` to None before).
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,11 @@ from hemspec.arguments import (
 )
 from hemspec.loss_function import LossFunction
 from hemspec_torch import functional, linear
+from hemspec_torch.diagnostics import hem_diagnostics
+from hemspec_torch.replicas import check_group, check_process_group
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = [
     "CrossEntropyLoss",
@@ -44,12 +51,18 @@ class _Loss(nn.Module):
     function: ClassVar[LossFunction[..., Tensor]]
     reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
     constants: ClassVar[tuple[str, ...]] = ()
+    groups: ClassVar[tuple[str, ...]] = ("process_group",)
+    # What a pickle has that was made before there were groups.
+    process_group: ProcessGroup | None = None
+    class_group: ProcessGroup | None = None
 
-    def __init__(self, *, ignore_index: int | None, reduction: str) -> None:
+    def __init__(self, *, ignore_index: int | None, reduction: str, process_group: ProcessGroup | None) -> None:
         super().__init__()
         check_reduction(reduction, self.reductions)
+        check_process_group(process_group, reduction)
         self.ignore_index = check_ignore_index(ignore_index)
         self.reduction = reduction
+        self.process_group = process_group
 
     def _hold(self, name: str, value: Any, *, scalar: bool = True, positive: bool = False) -> None:
         """Keep a margin or another constant: a number as it is, a vector over classes as a buffer of its own."""
@@ -73,8 +86,8 @@ class _Loss(nn.Module):
         return self
 
     def _options(self) -> dict[str, Any]:
-        options = {name: getattr(self, name) for name in self.constants}
-        return {**options, "ignore_index": self.ignore_index, "reduction": self.reduction}
+        options = {name: getattr(self, name) for name in (*self.constants, "ignore_index", "reduction")}
+        return options | {name: getattr(self, name) for name in self.groups if getattr(self, name) is not None}
 
     def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """The loss of logits ``(N, C, ...)`` and integer targets ``(N, ...)``; weights ``(N, ...)`` or ``(N,)``."""
@@ -85,10 +98,20 @@ class _Loss(nn.Module):
         return type(self).function.terms(input, target, sample_weight=sample_weight, **self._options())
 
     def extra_repr(self) -> str:
-        def show(value: Any) -> str:
+        def show(name: str, value: Any) -> str:
+            if name in self.groups:
+                return f"<group of {value.size()}>"
             return f"<{tuple(value.shape)}>" if isinstance(value, Tensor) else repr(value)
 
-        return ", ".join(f"{name}={show(value)}" for name, value in self._options().items())
+        return ", ".join(f"{name}={show(name, value)}" for name, value in self._options().items())
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        clone = type(self).__new__(type(self))
+        memo[id(self)] = clone
+        for group in (getattr(self, name) for name in self.groups):
+            memo[id(group)] = group
+        vars(clone).update(copy.deepcopy(vars(self), memo))
+        return clone
 
 
 class HEMLoss(_Loss):
@@ -105,6 +128,8 @@ class HEMLoss(_Loss):
         ignore_index: positions with this target do not exist; None switches it off.
         reduction: ``"active_mean"`` (over the positions with a loss > 0, the paper's), ``"mean"``, ``"sum"`` or
             ``"none"``.
+        process_group: processes with other positions of the batch: every one gets the loss of the whole batch.
+        class_group: processes with the logits of other classes. For both see `hem_loss`.
 
     Raises:
         TypeError, ValueError: a margin that is negative or not finite, an unknown reduction.
@@ -120,10 +145,33 @@ class HEMLoss(_Loss):
     function: ClassVar[LossFunction[..., Tensor]] = functional.hem_loss
     reductions = MARGIN_REDUCTIONS
     constants = ("margin",)
+    groups = ("process_group", "class_group")
 
-    def __init__(self, *, margin: Any = 1.0, ignore_index: int | None = -100, reduction: str = "active_mean") -> None:
-        super().__init__(ignore_index=ignore_index, reduction=reduction)
+    def __init__(
+        self,
+        *,
+        margin: Any = 1.0,
+        ignore_index: int | None = -100,
+        reduction: str = "active_mean",
+        process_group: ProcessGroup | None = None,
+        class_group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
         self._hold("margin", margin)
+        check_group(class_group, name="class_group")
+        self.class_group = class_group
+
+    def diagnostics(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> dict[str, Tensor]:
+        """What to log while training: the dict of `hem_diagnostics` for this loss's margin, ``ignore_index``, groups.
+
+        Args:
+            input: logits, also of a loss that is otherwise given something else.
+            target, sample_weight: as in ``forward``.
+        """
+        options = {
+            name: value for name, value in HEMLoss._options(self).items() if name not in ("reduction", "chunk_rows")
+        }
+        return hem_diagnostics(input, target, sample_weight=sample_weight, **options)
 
 
 class LinearHEMLoss(HEMLoss):
@@ -132,7 +180,7 @@ class LinearHEMLoss(HEMLoss):
     The head belongs to the model, which needs it to predict, and may share it with an embedding: ``forward`` takes it.
 
     Args:
-        margin, ignore_index, reduction: as in `HEMLoss`.
+        margin, ignore_index, reduction, process_group: as in `HEMLoss`.
         chunk_rows: positions whose logits are there at once; None chooses.
 
     Example:
@@ -145,6 +193,8 @@ class LinearHEMLoss(HEMLoss):
     """
 
     function = linear.linear_hem_loss
+    constants = ("margin", "chunk_rows")
+    groups = ("process_group",)
 
     def __init__(
         self,
@@ -153,12 +203,10 @@ class LinearHEMLoss(HEMLoss):
         ignore_index: int | None = -100,
         reduction: str = "active_mean",
         chunk_rows: int | None = None,
+        process_group: ProcessGroup | None = None,
     ) -> None:
-        super().__init__(margin=margin, ignore_index=ignore_index, reduction=reduction)
+        super().__init__(margin=margin, ignore_index=ignore_index, reduction=reduction, process_group=process_group)
         self.chunk_rows = check_chunk_rows(chunk_rows)
-
-    def _options(self) -> dict[str, Any]:
-        return {**super()._options(), "chunk_rows": self.chunk_rows}
 
     def forward(  # type: ignore[override]
         self,
@@ -196,10 +244,21 @@ class MultiMarginLoss(_Loss):
     function = functional.multi_margin_loss
     reductions = MARGIN_REDUCTIONS
     constants = ("margin",)
+    groups = ("process_group", "class_group")
 
-    def __init__(self, *, margin: Any = 1.0, ignore_index: int | None = -100, reduction: str = "mean") -> None:
-        super().__init__(ignore_index=ignore_index, reduction=reduction)
+    def __init__(
+        self,
+        *,
+        margin: Any = 1.0,
+        ignore_index: int | None = -100,
+        reduction: str = "mean",
+        process_group: ProcessGroup | None = None,
+        class_group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
         self._hold("margin", margin)
+        check_group(class_group, name="class_group")
+        self.class_group = class_group
 
 
 class CrossEntropyLoss(_Loss):
@@ -212,8 +271,10 @@ class CrossEntropyLoss(_Loss):
 
     function = functional.cross_entropy_loss
 
-    def __init__(self, *, ignore_index: int | None = -100, reduction: str = "mean") -> None:
-        super().__init__(ignore_index=ignore_index, reduction=reduction)
+    def __init__(
+        self, *, ignore_index: int | None = -100, reduction: str = "mean", process_group: ProcessGroup | None = None
+    ) -> None:
+        super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
 
 
 class FocalLoss(_Loss):
@@ -228,9 +289,15 @@ class FocalLoss(_Loss):
     constants = ("gamma", "alpha")
 
     def __init__(
-        self, *, gamma: float = 2.0, alpha: Any = None, ignore_index: int | None = -100, reduction: str = "mean"
+        self,
+        *,
+        gamma: float = 2.0,
+        alpha: Any = None,
+        ignore_index: int | None = -100,
+        reduction: str = "mean",
+        process_group: ProcessGroup | None = None,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
         self.gamma = read_number(gamma, name="gamma")
         self.alpha: Any = None
         if alpha is not None:
@@ -249,8 +316,15 @@ class LogitNormLoss(_Loss):
     function = functional.logit_norm_loss
     constants = ("temperature",)
 
-    def __init__(self, *, temperature: float = 0.04, ignore_index: int | None = -100, reduction: str = "mean") -> None:
-        super().__init__(ignore_index=ignore_index, reduction=reduction)
+    def __init__(
+        self,
+        *,
+        temperature: float = 0.04,
+        ignore_index: int | None = -100,
+        reduction: str = "mean",
+        process_group: ProcessGroup | None = None,
+    ) -> None:
+        super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
         self.temperature = read_number(temperature, name="temperature", positive=True)
 
 
@@ -273,8 +347,9 @@ class LogitAdjustedLoss(_Loss):
         temperature: float = 1.0,
         ignore_index: int | None = -100,
         reduction: str = "mean",
+        process_group: ProcessGroup | None = None,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
         self._hold("class_counts", class_counts, scalar=False, positive=True)
         self.temperature = read_number(temperature, name="temperature", positive=True)
 
@@ -297,7 +372,8 @@ class DiceLoss(_Loss):
         batch: bool = False,
         ignore_index: int | None = -100,
         reduction: str = "mean",
+        process_group: ProcessGroup | None = None,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, reduction=reduction)
+        super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
         self.smooth = read_number(smooth, name="smooth")
         self.batch = check_flag(batch, name="batch")

@@ -9,6 +9,7 @@ gradient of such a position is NaN in every class as well, which `torch.where` w
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -99,10 +100,21 @@ def check_tensors(**arguments: Any) -> None:
     for name, value in arguments.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a torch.Tensor; got {type(value).__name__}")
+        if is_distributed(value):
+            raise TypeError(
+                f"{name} must be a tensor of this process; got a DTensor (take its to_local() with process_group=...,"
+                " or its full_tensor(); a DTensor input sharded over classes is for hem_loss and multi_margin_loss)"
+            )
+
+
+def is_distributed(value: object) -> bool:
+    """Whether it is a DTensor, whose module takes a second to import: without it there is none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(value, module.DTensor)
 
 
 def targets_for(
-    target: Tensor, classes: int, dtype: torch.dtype, *, sample_weight: Tensor | None, ignore_index: int | None
+    target: Tensor, classes: int | Tensor, dtype: torch.dtype, *, sample_weight: Tensor | None, ignore_index: int | None
 ) -> Targets:
     """Which positions exist, what they are and what they weigh, of a target for logits of a dtype."""
     ignore_index = check_ignore_index(ignore_index)
@@ -131,7 +143,7 @@ def targets_for(
 
     readable_labels, readable_valid = read(labels), read(valid)
     if readable_labels is not None and readable_valid is not None:
-        check_label_values(readable_labels, readable_valid, classes, name="target")
+        check_label_values(readable_labels, readable_valid, int(classes), name="target")
     bad_label = (labels < 0) | (labels >= classes)
     bad = valid & (bad_label | bad_weight)
     return Targets(
@@ -144,7 +156,7 @@ def targets_for(
 
 def constant(
     value: Any,
-    classes: int,
+    classes: int | None,
     device: torch.device,
     *,
     name: str,
@@ -157,7 +169,7 @@ def constant(
     One number (if `scalar`) or a vector with one entry for each class (if `per_class`).
     """
     one = torch.ones((), dtype=torch.float64, device=device)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         # Compared rather than read: a compiler may hold a symbol here. NaN fails both comparisons. A symbol passes for
         # finite even where it stands for inf, so the number is looked at once more below, as a tensor.
         if not (value > 0 if positive else value >= 0) or not value < float("inf"):

@@ -1,23 +1,36 @@
-"""Which implementation computes a margin loss: one for compilers, Triton kernels on a GPU, blocks on a CPU, or none."""
+"""Which implementation computes a margin loss.
+
+One for classes spread over processes, one for compilers, Triton kernels on a GPU, blocks on a CPU, or none.
+"""
 
 from __future__ import annotations
 
 import functools
 import warnings
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hemspec_torch import blocked, traced
+from hemspec_torch.positions import is_distributed
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 INTERPRETED = False
 """For tests: tensors on the CPU go to the kernels, which Triton's interpreter runs (TRITON_INTERPRET=1)."""
 
 
-def fast_terms(input: Tensor, target: Tensor, **options: Any) -> tuple[Tensor, Tensor | None] | None:
-    """Numerator and denominator of HEM or multi-class margin, in a faster way that fits the call, or None."""
+def fast_terms(
+    input: Tensor, target: Tensor, *, class_group: ProcessGroup | None, **options: Any
+) -> tuple[Tensor, Tensor | None] | None:
+    """Numerator and denominator of HEM or multi-class margin, in a way that fits the call better, or None."""
+    if class_group is not None or is_distributed(input):
+        from hemspec_torch import class_parallel
+
+        return class_parallel.margin_terms(input, target, class_group, **options)
     if torch.compiler.is_compiling():
         # A compiler cannot map a Function over examples.
         return None if torch._C._are_functorch_transforms_active() else traced.margin_terms(input, target, **options)

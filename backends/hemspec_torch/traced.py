@@ -115,10 +115,16 @@ class KeptMean(Function):
         # Of no effect, but without it the mask does not depend on `upstream`, and a compiler makes it in forward.
         z_y, total = torch.where(spoilt, slope, z_y), torch.where(spoilt, slope, total)
         t = threshold(largest, total, z.shape[-1], ctx.hem)
-        kept = differences(z, z_y, margins) >= t.unsqueeze(-1)
-        gradient = torch.where(kept, slope.unsqueeze(-1), torch.where(spoilt, slope, 0.0).unsqueeze(-1))
-        true = -(count * slope).unsqueeze(-1)
-        return torch.where(is_class(z, labels), true, gradient), None, None, None, None
+        return slopes_at_kept(z, labels, z_y, margins, t, count, slope), None, None, None, None
+
+
+def slopes_at_kept(
+    z: Tensor, labels: Tensor, z_y: Tensor, margins: Tensor, thresholds: Tensor, count: Tensor, slope: Tensor
+) -> Tensor:
+    """The gradient: `slope` at each kept error, minus their sum at the true class; NaN throughout where it is NaN."""
+    kept = differences(z, z_y, margins) >= thresholds.unsqueeze(-1)
+    gradient = torch.where(kept, slope.unsqueeze(-1), torch.where(torch.isnan(slope), slope, 0.0).unsqueeze(-1))
+    return torch.where(is_class(z, labels), -(count * slope).unsqueeze(-1), gradient)
 
 
 def differences(z: Tensor, z_y: Tensor, margins: Tensor) -> Tensor:

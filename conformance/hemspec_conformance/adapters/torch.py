@@ -80,7 +80,10 @@ modes = (
 
 torch.set_num_threads(1)
 # The compiled functions below are closures over one code object, and Dynamo counts compilations by code object.
-torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 100_000
+for limit in ("recompile_limit", "accumulated_recompile_limit"):
+    # Before PyTorch 2.7 it was called after the cache.
+    known = hasattr(torch._dynamo.config, limit)
+    setattr(torch._dynamo.config, limit if known else limit.replace("recompile", "cache_size"), 100_000)
 
 compiled: dict[Any, Callable[..., Tensor]] = {}
 

@@ -1,12 +1,11 @@
 """Files of the repository as parts of the site: documents with their links set right, scripts as sections, and what
-the benchmark measured as the README has it, where a test keeps it up to date.
+the benchmark measured as its page has it, where a test keeps it up to date.
 
 Comments in a page say what goes in their place, and a name that is not found ends the build::
 
-    <!-- readme: The suite .. **Your own port** -->           from the one, up to the other
     <!-- scripts: examples/training -->                       a section for each script
-    <!-- measures: mean IoU | clean accuracy: CE | HEM -->    rows and columns of the README's table of measures
-    <!-- findings: gradient's norm | The frameworks agree --> the README's findings in which these words are
+    <!-- measures: mean IoU | clean accuracy: CE | HEM -->    rows and columns of the table of measures
+    <!-- findings: gradient's norm | The frameworks agree --> the findings in which these words are
     <!-- api: hemspec.torch -->                               everything the module exports
 """
 
@@ -88,22 +87,12 @@ def section(file: Path, app: Sphinx) -> str:
     )
 
 
-def readme(app: Sphinx, asked: str) -> str:
-    text = (ROOT / "README.md").read_text("utf-8")
-    first, after = asked.split(" .. ")
-    start = text.find(first)
-    end = text.find(after, start)
-    if start < 0 or end < 0:
-        raise ExtensionError(f"the README has no text from {first!r} up to {after!r}")
-    return text[start:end].rstrip() + "\n"
-
-
-def readme_block(block: str) -> list[str]:
-    """The lines of one of the README's blocks that the benchmark writes."""
-    text = (ROOT / "README.md").read_text("utf-8")
+def measured(block: str) -> list[str]:
+    """The lines of one of the blocks that the benchmark writes into its page."""
+    text = (ROOT / "docs/site/benchmark.md").read_text("utf-8")
     found = re.search(rf"<!-- benchmark: {block} -->\n(.*?)\n<!-- end -->", text, re.DOTALL)
     if not found:
-        raise ExtensionError(f"the README has no block {block!r}")
+        raise ExtensionError(f"the page of the benchmark has no block {block!r}")
     return found[1].splitlines()
 
 
@@ -113,11 +102,11 @@ def cells(row: str) -> list[str]:
 
 def measures(app: Sphinx, asked: str) -> str:
     rows, columns = ([name.strip() for name in part.split("|")] for part in asked.rsplit(":", 1))
-    header, _, *table = map(cells, readme_block("measures"))
+    header, _, *table = map(cells, measured("measures"))
     by_name = {row[0]: row for row in table}
     unknown = [name for name in rows if name not in by_name] + [name for name in columns if name not in header]
     if unknown:
-        raise ExtensionError(f"the README's table of measures has no {', '.join(unknown)}")
+        raise ExtensionError(f"the table of measures has no {', '.join(unknown)}")
     chosen = [0, *map(header.index, columns)]
     lines = [[header[i] for i in chosen], ["---"] * len(chosen), *([by_name[name][i] for i in chosen] for name in rows)]
     table_text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -125,12 +114,12 @@ def measures(app: Sphinx, asked: str) -> str:
 
 
 def findings(app: Sphinx, asked: str) -> str:
-    sentences = readme_block("findings")
+    sentences = measured("findings")
     lines = []
     for words in (part.strip() for part in asked.split("|")):
         found = [sentence for sentence in sentences if words in sentence]
         if not found:
-            raise ExtensionError(f"none of the README's findings says {words!r}")
+            raise ExtensionError(f"none of the findings says {words!r}")
         lines += [sentence for sentence in found if sentence not in lines]
     return "\n".join(lines) + "\n"
 
@@ -175,7 +164,7 @@ def pages(app: Sphinx, folder: str) -> str:
     return "\n".join(["```{toctree}", *names, "```"]) if names else ""
 
 
-WRITERS = {"readme": readme, "pages": pages, "scripts": scripts, "measures": measures, "findings": findings, "api": api}
+WRITERS = {"pages": pages, "scripts": scripts, "measures": measures, "findings": findings, "api": api}
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
