@@ -194,7 +194,7 @@ def perf(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def report(session: nox.Session) -> None:
-    """From the committed results of the full run: results/report/report.html, tables and pictures of the documentation."""
+    """From the committed results of the full run: results/report/report.html, the published tables and pictures."""
     stack(session)
     written = ["--readme", "docs/site/benchmark.md", "--refresh", "docs/benchmark"]
     arguments = ["benchmark/results/full.json.gz", "--output", "results/report", *written]
