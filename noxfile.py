@@ -165,6 +165,13 @@ def docs(session: nox.Session) -> None:
     pytest(session, ROOT / "tests/docs", "-n2")
 
 
+@nox.session(default=False)
+def screenshots(session: nox.Session) -> None:
+    """The built site in Chromium, desktop and phone, light and dark: results/screenshots. Needs chromium and a site."""
+    session.install("playwright", *constraints())
+    session.run("python", str(ROOT / "tests/docs/look.py"), str(ROOT / "results/screenshots"))
+
+
 @nox.session(default=False, venv_backend="none")
 def linkcheck(session: nox.Session) -> None:
     """Whether the documentation's links to other sites lead somewhere (needs the network)."""
