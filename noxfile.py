@@ -1,5 +1,5 @@
 """Everything a contributor or a CI runs. ``nox -l`` lists the sessions; plain ``nox`` runs lint, types, tests,
-conformance of every backend, the example ports, the documentation, and build.
+conformance of every backend, the example ports and trainings, the documentation, and build.
 
 All sessions share one environment with the tested stack (constraints.txt), because installing three frameworks takes
 longer than most sessions; it is made once and made again when pyproject.toml or constraints.txt change. hemspec itself
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["lint", "types", "tests", "conformance", "ports", "docs", "build"]
+nox.options.sessions = ["lint", "types", "tests", "conformance", "ports", "examples", "docs", "build"]
 nox.options.error_on_missing_interpreters = True
 nox.needs_version = ">=2024.4.15"
 
@@ -26,8 +26,10 @@ WORK = ROOT / ".nox"
 STACK = WORK / "stack"
 EXTRAS = "torch,keras,jax,conformance,benchmark"
 SITE_TOOLS = ("sphinx", "furo", "myst-parser", "sphinx-design", "sphinx-copybutton")
-TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist", *SITE_TOOLS)
-"""TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA."""
+EXAMPLES = ("lightning", "transformers", "accelerate", "flax", "equinox")
+TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist", *SITE_TOOLS, *EXAMPLES)
+"""TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA;
+what the training examples need."""
 BACKENDS = {
     "numpy": {},
     "torch": {},
@@ -153,6 +155,13 @@ def ports(session: nox.Session, framework: str) -> None:
     session.chdir(ROOT / "examples/backends" / framework)
     limit = ["--workers", "2", "--timeout", "120"]  # MLX compiles with g++
     session.run("hemspec-conformance", "--backend", f"hem_{framework}_adapter", *limit, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def examples(session: nox.Session) -> None:
+    """The training examples: each runs as it is, learns, and accumulates as exactly as it says."""
+    stack(session)
+    pytest(session, ROOT / "tests/examples", "-n2", "--dist", "worksteal", *session.posargs)
 
 
 @nox.session(venv_backend="none")
