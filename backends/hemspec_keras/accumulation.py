@@ -42,6 +42,7 @@ def accumulate_gradients(model: ModelT, steps: int) -> ModelT:
         TypeError, ValueError: naming the argument, what was expected and what came.
 
     Example:
+        >>> from hemspec.keras import HEMLoss
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
         >>> model.compile("sgd", loss=HEMLoss())
         >>> x, y = keras.ops.ones((8, 2)), keras.ops.zeros((8,), "int32")
