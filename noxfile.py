@@ -1,5 +1,5 @@
 """Everything a contributor or a CI runs. ``nox -l`` lists the sessions; plain ``nox`` runs lint, types, tests,
-conformance of every backend, the example ports, and build.
+conformance of every backend, the example ports and trainings, the documentation, and build.
 
 All sessions share one environment with the tested stack (constraints.txt), because installing three frameworks takes
 longer than most sessions; it is made once and made again when pyproject.toml or constraints.txt change. hemspec itself
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["lint", "types", "tests", "conformance", "ports", "build"]
+nox.options.sessions = ["lint", "types", "tests", "conformance", "ports", "examples", "docs", "build"]
 nox.options.error_on_missing_interpreters = True
 nox.needs_version = ">=2024.4.15"
 
@@ -25,8 +25,11 @@ ROOT = Path(__file__).parent
 WORK = ROOT / ".nox"
 STACK = WORK / "stack"
 EXTRAS = "torch,keras,jax,conformance,benchmark"
-TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist")
-"""TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA."""
+SITE_TOOLS = ("sphinx", "furo", "myst-parser", "sphinx-design", "sphinx-copybutton")
+EXAMPLES = ("lightning", "transformers", "accelerate", "flax", "equinox")
+TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist", *SITE_TOOLS, *EXAMPLES)
+"""TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA;
+what the training examples need."""
 BACKENDS = {
     "numpy": {},
     "torch": {},
@@ -42,6 +45,28 @@ PORTS = {"autograd": ["autograd"], "mlx": ["mlx[cpu]", "ml_dtypes"]}  # NumPy ha
 """The example ports in examples/backends, with what each needs."""
 SUITE_NEEDS = ["numpy", "pytest", "hypothesis"]
 """All that the conformance suite needs beside the backend."""
+
+VERSIONS: dict[str, tuple[str, list[str], list[str]]] = {
+    "numpy-oldest": ("3.10", ["numpy==1.26.0", "ml_dtypes==0.4.0"], ["numpy"]),
+    "numpy-3.11": ("3.11", ["numpy==2.0.2", "ml_dtypes"], ["numpy"]),
+    "numpy-3.12": ("3.12", ["numpy==2.3.5", "ml_dtypes"], ["numpy"]),
+    "numpy-newest": ("3.13", ["numpy==2.5.5", "ml_dtypes"], ["numpy"]),
+    "torch-oldest": ("3.10", ["torch==2.6.0", "keras==3.8.0", "numpy==1.26.0", "ml_dtypes"], ["torch", "keras-torch"]),
+    "torch-newest": ("3.13", ["torch==2.14.1", "keras==3.15.1", "numpy", "ml_dtypes"], ["torch", "keras-torch"]),
+    "jax-oldest": ("3.10", ["jax==0.6.0", "jaxlib==0.6.0", "keras==3.8.0", "numpy==1.26.0"], ["jax", "keras-jax"]),
+    "jax-newest": ("3.13", ["jax==0.12.0.1", "jaxlib==0.12.0.1", "keras==3.15.1"], ["jax", "keras-jax"]),
+    "tensorflow-oldest": (
+        "3.10",
+        ["tensorflow-cpu==2.18.0", "keras==3.8.0", "numpy==1.26.0"],
+        ["tensorflow", "keras-tensorflow"],
+    ),
+    "tensorflow-newest": ("3.13", ["tensorflow-cpu==2.21.0", "keras==3.15.1"], ["tensorflow", "keras-tensorflow"]),
+}
+"""Beside the tested stack: the oldest that pyproject.toml allows and the newest there was, on every Python. Each with
+its Python, what is pinned, and the backends that are checked in it."""
+
+STRICT = ["-W", "-n", "--keep-going", "-q", "-E", "-d", str(WORK / "doctrees")]
+"""Sphinx: every warning is an error, every reference has to be found, nothing is left from the build before."""
 
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "1"}
 """One thread a process, since two processes share the cores; and TensorFlow's start-up messages off."""
@@ -102,7 +127,7 @@ def conformance(session: nox.Session, backend: str) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def matrix(session: nox.Session) -> None:
-    """Put the verdicts on all backends side by side: results/conformance.html, and the table of the README."""
+    """Put the verdicts on all backends side by side: results/conformance.html, and the table of the documentation."""
     stack(session)
     verdicts = [ROOT / "results/conformance" / f"{backend}.json" for backend in BACKENDS]
     missing = [path.stem for path in verdicts if not path.exists()]
@@ -111,13 +136,13 @@ def matrix(session: nox.Session) -> None:
     table = ROOT / "results/conformance.md"
     pages = ["--html", str(ROOT / "results/conformance.html"), "--markdown", str(table)]
     run(session, "hemspec-conformance", "--merge", *map(str, verdicts), *pages)
-    # The README says what passes. The skipped checks are the last column: with a GPU there are fewer, and more rows.
-    shown = (ROOT / "README.md").read_text()
+    # The documentation says what passes. Skipped checks are the last column: with a GPU there are fewer, and more rows.
+    shown = (ROOT / "docs/site/conformance.md").read_text()
     for row in table.read_text().splitlines():
         backend, skipped = row.split(" | ")[0], row.split(" | ")[-1]
         same_machine = any(line.startswith(backend) and line.endswith(skipped) for line in shown.splitlines())
         if row not in shown and (same_machine or backend not in shown):
-            session.error(f"the README's conformance table is out of date; {table} has\n{row}")
+            session.error(f"the table of docs/site/conformance.md is out of date; {table} has\n{row}")
     return None
 
 
@@ -130,6 +155,37 @@ def ports(session: nox.Session, framework: str) -> None:
     session.chdir(ROOT / "examples/backends" / framework)
     limit = ["--workers", "2", "--timeout", "120"]  # MLX compiles with g++
     session.run("hemspec-conformance", "--backend", f"hem_{framework}_adapter", *limit, *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def examples(session: nox.Session) -> None:
+    """The training examples: each runs as it is, learns, and accumulates as exactly as it says."""
+    stack(session)
+    pytest(session, ROOT / "tests/examples", "-n2", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def docs(session: nox.Session) -> None:
+    """The documentation site, results/site/index.html; a broken link or an example that fails is an error."""
+    stack(session)
+    site = ROOT / "results/site"
+    shutil.rmtree(site, ignore_errors=True)
+    run(session, "sphinx-build", *STRICT, "docs/site", str(site))
+    pytest(session, ROOT / "tests/docs", "-n2")
+
+
+@nox.session(default=False)
+def screenshots(session: nox.Session) -> None:
+    """The built site in Chromium, desktop and phone, light and dark: results/screenshots. Needs chromium and a site."""
+    session.install("playwright", *constraints())
+    session.run("python", str(ROOT / "tests/docs/look.py"), str(ROOT / "results/screenshots"))
+
+
+@nox.session(default=False, venv_backend="none")
+def linkcheck(session: nox.Session) -> None:
+    """Whether the documentation's links to other sites lead somewhere (needs the network)."""
+    stack(session)
+    run(session, "sphinx-build", *STRICT, "-b", "linkcheck", "docs/site", str(WORK / "linkcheck"))
 
 
 @nox.session(default=False, venv_backend="none")
@@ -154,9 +210,9 @@ def perf(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def report(session: nox.Session) -> None:
-    """From the committed results of the full run: results/report/report.html, and README's tables and pictures."""
+    """From the committed results of the full run: results/report/report.html, the published tables and pictures."""
     stack(session)
-    written = ["--readme", "README.md", "--refresh", "docs/benchmark"]
+    written = ["--readme", "docs/site/benchmark.md", "--refresh", "docs/benchmark"]
     arguments = ["benchmark/results/full.json.gz", "--output", "results/report", *written]
     run(session, "hemspec-benchmark", "report", *arguments)
 
@@ -193,6 +249,64 @@ def mutants(session: nox.Session, target: str) -> None:
             target,
             *session.posargs,
         )
+
+
+@nox.session(default=False, venv_backend="none")
+@nox.parametrize("backend", list(BACKENDS))
+def fuzz(session: nox.Session, backend: str) -> None:
+    """Random calls, good and bad, as many as asked for (long): ``nox -s "fuzz(backend='jax')" -- 20000 --seed 1``."""
+    stack(session)
+    inputs, *options = session.posargs or ["5000"]
+    adapter = f"hemspec_conformance.adapters.{backend.split('-')[0]}"
+    command = ["--backend", adapter, "--fuzz", inputs, "--workers", "2", "--timeout", "180", *options]
+    with session.chdir(outside()):
+        run(session, "hemspec-conformance", *command, env=BACKENDS[backend])
+
+
+@nox.session(default=False, venv_backend="none")
+@nox.parametrize("entry", list(VERSIONS))
+def versions(session: nox.Session, entry: str) -> None:
+    """The wheel with other versions of a framework, NumPy and Python (long; gigabytes): docs/site/versions.md.
+
+    Every loss's random vectors in all modes, all of HEM and the bad arguments eagerly, and the examples in docstrings;
+    ``-- --only '*'`` for all of the suite. What cannot be installed is skipped, with pip's reason.
+    """
+    python, pins, backends = VERSIONS[entry]
+    folder = WORK / "versions" / entry
+    try:
+        make(session, folder, python, [*pins, *SUITE_NEEDS, "packaging"])
+    except nox.command.CommandFailed:
+        return session.skip(f"cannot be installed here: {', '.join(pins)} for Python {python}")
+    environment = {**QUIET, "PATH": os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])}
+    install = [str(folder / "bin/python"), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
+    session.run(*install, "--no-deps", "--force-reinstall", str(wheel(session)), external=True)
+    test = ["pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
+    only = session.posargs or [f"--only={checks}" for checks in ("*/random*", "hem_loss/*/eager/*", "*/bad_*/eager/*")]
+    only += ["--timeout", "180", "--workers", "2"]
+    with session.chdir(outside()):
+        session.run(*test, str(ROOT / "tests/bare"), env=environment, external=True)
+        for backend in backends:
+            name, variables = backend.split("-")[0], {**environment, **BACKENDS[backend]}
+            adapter, package = f"hemspec_conformance.adapters.{name}", f"hemspec_{name}"
+            session.run("hemspec-conformance", "--backend", adapter, *only, env=variables, external=True)
+            if name != "numpy":
+                session.run(*test, "--doctest-modules", "--pyargs", package, env=variables, external=True)
+    return None
+
+
+def make(session: nox.Session, folder: Path, python: str, requirements: list[str]) -> None:
+    """A virtual environment of that Python with these packages, made once."""
+    stamp, recipe = folder / "recipe", " ".join([python, *requirements])
+    if stamp.exists() and stamp.read_text() == recipe:
+        return
+    found = [*sorted(Path.home().glob(f".pyenv/versions/{python}.*/bin/python")), shutil.which(f"python{python}")]
+    if found[0] is None:
+        session.skip(f"there is no Python {python} here")
+    shutil.rmtree(folder, ignore_errors=True)
+    session.run(str(found[0]), "-m", "venv", str(folder), external=True)
+    pip_of = [str(folder / "bin/python"), "-m", "pip", "--disable-pip-version-check", "-q"]
+    session.run(*pip_of, "install", *requirements, external=True)
+    stamp.write_text(recipe)
 
 
 @nox.session(default=False, venv_backend="none")

@@ -69,7 +69,7 @@ def check_terms_reduction(reduction: object) -> None:
 
 def check_axis(axis: object, rank: int) -> int:
     """The class axis as a number in [0, rank)."""
-    if isinstance(axis, bool) or not isinstance(axis, int | np.integer):
+    if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
         raise TypeError(f"axis must be an integer; got {type(axis).__name__}")
     index = int(axis)
     if not -rank <= index < rank:
@@ -129,7 +129,7 @@ def check_chunk_rows(chunk_rows: object, *, name: str = "chunk_rows") -> int | N
     """A number of positions, or None for a choice."""
     if chunk_rows is None:
         return None
-    if isinstance(chunk_rows, bool) or not isinstance(chunk_rows, int | np.integer):
+    if isinstance(chunk_rows, bool) or not isinstance(chunk_rows, (int, np.integer)):
         raise TypeError(f"{name} must be an integer or None; got {type(chunk_rows).__name__}")
     if chunk_rows < 1:
         raise ValueError(f"{name} must be at least 1; got {chunk_rows}")
@@ -190,7 +190,7 @@ def check_ignore_index(ignore_index: object, *, name: str = "ignore_index") -> i
     """An integer, or None for off."""
     if ignore_index is None:
         return None
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int | np.integer):
+    if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer)):
         raise TypeError(f"{name} must be an integer or None; got {type(ignore_index).__name__}")
     return int(ignore_index)
 
@@ -203,7 +203,7 @@ def representable(value: int, dtype: str) -> bool:
     """
     bits = int(dtype.lstrip("uint"))
     low, high = (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return bool(low <= value <= high)
+    return low <= value <= high
 
 
 def check_constant_dtype(dtype: str, name: str) -> None:
@@ -279,7 +279,7 @@ def check_weight_values(
 
 def check_flag(value: object, *, name: str) -> bool:
     """A switch is True or False, not something truthy."""
-    if not isinstance(value, bool | np.bool_):
+    if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"{name} must be True or False; got {value!r}")
     return bool(value)
 

@@ -16,6 +16,7 @@ from hemspec_jax.classes import (
     LogitNormLoss,
     MultiMarginLoss,
 )
+from hemspec_jax.diagnostics import hem_diagnostics
 from hemspec_jax.functional import (
     cross_entropy_loss,
     dice_loss,
@@ -39,6 +40,7 @@ __all__ = [
     "cross_entropy_loss",
     "dice_loss",
     "focal_loss",
+    "hem_diagnostics",
     "hem_loss",
     "linear_hem_loss",
     "logit_adjusted_loss",

@@ -8,6 +8,7 @@ except ModuleNotFoundError as error:
     raise ImportError('hemspec.keras needs Keras: pip install "hemspec[keras]"') from error
 
 from hemspec.margins import margin_from_num_samples, margins_from_class_counts
+from hemspec_keras.accumulation import accumulate_gradients
 from hemspec_keras.losses import (
     CrossEntropyLoss,
     DiceLoss,
@@ -17,15 +18,20 @@ from hemspec_keras.losses import (
     LogitNormLoss,
     MultiMarginLoss,
 )
+from hemspec_keras.metrics import ActiveFraction, KeptErrors, MarginSatisfied
 
 __all__ = [
+    "ActiveFraction",
     "CrossEntropyLoss",
     "DiceLoss",
     "FocalLoss",
     "HEMLoss",
+    "KeptErrors",
     "LogitAdjustedLoss",
     "LogitNormLoss",
+    "MarginSatisfied",
     "MultiMarginLoss",
+    "accumulate_gradients",
     "margin_from_num_samples",
     "margins_from_class_counts",
 ]

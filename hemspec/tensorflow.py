@@ -6,6 +6,7 @@ except ModuleNotFoundError as error:
     raise ImportError('hemspec.tensorflow needs TensorFlow: pip install "hemspec[tensorflow]"') from error
 
 from hemspec.margins import margin_from_num_samples, margins_from_class_counts
+from hemspec_tensorflow.diagnostics import hem_diagnostics
 from hemspec_tensorflow.functional import (
     cross_entropy_loss,
     dice_loss,
@@ -20,6 +21,7 @@ __all__ = [
     "cross_entropy_loss",
     "dice_loss",
     "focal_loss",
+    "hem_diagnostics",
     "hem_loss",
     "logit_adjusted_loss",
     "logit_norm_loss",

@@ -31,8 +31,9 @@ from hemspec.arguments import (
 )
 from hemspec.loss_function import LossFunction
 from hemspec_jax import functional
+from hemspec_jax.diagnostics import hem_diagnostics
 from hemspec_jax.linear import linear_hem_loss
-from hemspec_jax.positions import check_axis_name
+from hemspec_jax.positions import check_axis_name, check_class_axis_name
 
 __all__ = [
     "CrossEntropyLoss",
@@ -129,7 +130,23 @@ class _Loss:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class HEMLoss(_Loss):
+class _MarginLoss(_Loss):
+    """What HEM, of logits or of a linear head, and the multi-class margin loss share."""
+
+    margin: Any = 1.0
+    class_axis_name: Any = None
+
+    reductions = MARGIN_REDUCTIONS
+    constants = ("margin",)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_class_axis_name(self.class_axis_name, self.axis_name)
+        self._hold("margin", per_class=True)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class HEMLoss(_MarginLoss):
     """HEM (high error margin) loss; HEM+ with a margin for each class. A replacement for softmax cross-entropy.
 
     Source: Spratling and Schütt 2025, arXiv 2501.12191. See `hem_loss` for the shapes and the errors.
@@ -142,6 +159,7 @@ class HEMLoss(_Loss):
         reduction: ``"active_mean"`` (over the positions with a loss > 0, the paper's), ``"mean"``, ``"sum"`` or
             ``"none"``.
         axis_name: a mapped axis to reduce over as well.
+        class_axis_name: a mapped axis over whose shards the classes are spread.
 
     Raises:
         TypeError, ValueError: a margin that is negative or not finite, an unknown reduction.
@@ -152,29 +170,28 @@ class HEMLoss(_Loss):
         >>> float(criterion(jnp.array([[1.0, 1.5, 0.0, -3.0]]), jnp.array([0])))
         1.5
         >>> criterion
-        HEMLoss(margin=1.0, axis=-1, ignore_index=-100, reduction='active_mean', axis_name=None)
+        HEMLoss(margin=1.0, axis=-1, ignore_index=-100, reduction='active_mean', axis_name=None, class_axis_name=None)
     """
 
-    margin: Any = 1.0
     reduction: str = "active_mean"
 
-    function: ClassVar[LossFunction[..., Array]] = functional.hem_loss
-    reductions = MARGIN_REDUCTIONS
-    constants = ("margin",)
+    function = functional.hem_loss
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._hold("margin", per_class=True)
+    def diagnostics(self, logits: Any, labels: Any, sample_weight: Any = None, where: Any = None) -> dict[str, Array]:
+        """What to log while training, see `hem_diagnostics`: same arguments as the loss, with its margin."""
+        options = self._hyper_parameters()
+        del options["reduction"]
+        return hem_diagnostics(logits, labels, sample_weight=sample_weight, where=where, **options)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class LinearHEMLoss(HEMLoss):
+class LinearHEMLoss(_MarginLoss):
     """HEM loss of a linear head, of which it never makes all logits. See `linear_hem_loss`.
 
     The head's parameters are arguments of the call, so that they can be differentiated.
 
     Args:
-        margin, ignore_index, reduction, axis_name: as in `HEMLoss`.
+        margin, ignore_index, reduction, axis_name, class_axis_name: as in `HEMLoss`.
         chunk_rows: positions whose logits are there at once; None chooses.
 
     Example:
@@ -185,6 +202,7 @@ class LinearHEMLoss(HEMLoss):
     """
 
     axis: ClassVar[int] = -1  # type: ignore[misc]  # no field: features and kernel have their axes where they are
+    reduction: str = "active_mean"
     chunk_rows: int | None = None
 
     function = linear_hem_loss
@@ -209,7 +227,7 @@ class LinearHEMLoss(HEMLoss):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class MultiMarginLoss(_Loss):
+class MultiMarginLoss(_MarginLoss):
     """Multi-class margin loss with p = 1; the margin may differ by true class. See `multi_margin_loss`.
 
     Example:
@@ -218,15 +236,7 @@ class MultiMarginLoss(_Loss):
         0.375
     """
 
-    margin: Any = 1.0
-
     function = functional.multi_margin_loss
-    reductions = MARGIN_REDUCTIONS
-    constants = ("margin",)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._hold("margin", per_class=True)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -239,7 +249,13 @@ class CrossEntropyLoss(_Loss):
         0.6931
     """
 
+    class_axis_name: Any = None
+
     function = functional.cross_entropy_loss
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_class_axis_name(self.class_axis_name, self.axis_name)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

@@ -24,6 +24,7 @@ from hemspec_jax.positions import (
     add_up,
     at_true_class,
     check_axis_name,
+    check_class_axis_name,
     constant,
     divide,
     over_axis,
@@ -55,6 +56,7 @@ def hem_loss(
     ignore_index: int | None = -100,
     reduction: str = "active_mean",
     axis_name: Any = None,
+    class_axis_name: Any = None,
 ) -> tuple[Array, Array | None]:
     """HEM (high error margin) loss; HEM+ with a margin for each class.
 
@@ -75,6 +77,10 @@ def hem_loss(
             with ``"none"``. An average over shards is not the average of their averages. Differentiate outside the
             map, or inside a ``shard_map`` that tracks replication (``check_vma=True``, the default); inside any
             other JAX gives the gradient of the sum of all replicas' equal losses.
+        class_axis_name: a mapped axis, or several, over whose shards the classes are spread in equal parts and in
+            order, as in a class-parallel head. The logits are then one shard's; labels and margin are as without. The
+            logits never leave their shard, only arrays of the labels' size do. Differentiate as with `axis_name`: each
+            shard gets its slice of the gradient.
 
     Returns:
         The loss, float64 for float64 logits, else float32. 0, not NaN, where there is nothing to average.
@@ -93,8 +99,15 @@ def hem_loss(
     """
     check_reduction(reduction, MARGIN_REDUCTIONS)
     check_axis_name(axis_name, reduction)
+    check_class_axis_name(class_axis_name, axis_name)
     positions = read_positions(
-        logits, labels, axis=axis, sample_weight=sample_weight, where=where, ignore_index=ignore_index
+        logits,
+        labels,
+        axis=axis,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=ignore_index,
+        class_axis_name=class_axis_name,
     )
     values = margin_values(positions, margin, hem=True)
     return add_up(values, positions.weights, positions.valid, reduction, axis_name)
@@ -112,13 +125,14 @@ def multi_margin_loss(
     ignore_index: int | None = -100,
     reduction: str = "mean",
     axis_name: Any = None,
+    class_axis_name: Any = None,
 ) -> tuple[Array, Array | None]:
     """Multi-class margin loss: the sum of the errors ``max(0, z_j - z_y + margin)``, divided by C.
 
     ``torch.nn.functional.multi_margin_loss`` with p = 1; the margin may differ by true class.
 
     Args:
-        logits, labels, axis, sample_weight, where, ignore_index, axis_name: as in `hem_loss`.
+        logits, labels, axis, sample_weight, where, ignore_index, axis_name, class_axis_name: as in `hem_loss`.
         margin: >= 0. A number, or shape ``(C,)``, indexed by the true class.
         reduction: ``"mean"``, ``"active_mean"``, ``"sum"`` or ``"none"``.
 
@@ -134,8 +148,15 @@ def multi_margin_loss(
     """
     check_reduction(reduction, MARGIN_REDUCTIONS)
     check_axis_name(axis_name, reduction)
+    check_class_axis_name(class_axis_name, axis_name)
     positions = read_positions(
-        logits, labels, axis=axis, sample_weight=sample_weight, where=where, ignore_index=ignore_index
+        logits,
+        labels,
+        axis=axis,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=ignore_index,
+        class_axis_name=class_axis_name,
     )
     values = margin_values(positions, margin, hem=False)
     return add_up(values, positions.weights, positions.valid, reduction, axis_name)
@@ -160,15 +181,15 @@ def softmax_logits(positions: Positions, *poisons: Array) -> tuple[Array, Array]
     A NaN, a +inf or nothing but -inf spoils a row. The maximum goes first so that no later sum (with a log prior, say)
     rounds at the size of a common offset. Such a loss does not change with an offset, so the maximum is a constant.
     """
-    largest = jnp.max(lax.stop_gradient(positions.logits), axis=-1)
+    largest = positions.axis.largest(jnp.max(lax.stop_gradient(positions.logits), axis=-1))
     shifted = positions.logits - jnp.expand_dims(largest, -1)
     return shifted, spoiling(~jnp.isfinite(largest), positions, *poisons)
 
 
 def cross_entropy(z: Array, positions: Positions) -> Array:
     """logsumexp(z) - z_y for each position, of logits made from the positions'."""
-    shifted = z - jnp.max(lax.stop_gradient(z), axis=-1, keepdims=True)
-    return jnp.log(jnp.sum(jnp.exp(shifted), axis=-1)) - at_true_class(shifted, positions)
+    shifted = z - jnp.expand_dims(positions.axis.largest(jnp.max(lax.stop_gradient(z), axis=-1)), -1)
+    return jnp.log(positions.axis.total(jnp.sum(jnp.exp(shifted), axis=-1))) - at_true_class(shifted, positions)
 
 
 @loss_function(divide)
@@ -182,13 +203,14 @@ def cross_entropy_loss(
     ignore_index: int | None = -100,
     reduction: str = "mean",
     axis_name: Any = None,
+    class_axis_name: Any = None,
 ) -> tuple[Array, Array | None]:
     """Cross-entropy of integer labels, softmax inside: ``logsumexp(z) - z_y``.
 
     ``optax.softmax_cross_entropy_with_integer_labels``, with weights, ignored positions and a reduction.
 
     Args:
-        logits, labels, axis, sample_weight, where, ignore_index, axis_name: as in `hem_loss`.
+        logits, labels, axis, sample_weight, where, ignore_index, axis_name, class_axis_name: as in `hem_loss`.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
     Returns:
@@ -203,8 +225,15 @@ def cross_entropy_loss(
     """
     check_reduction(reduction, REDUCTIONS)
     check_axis_name(axis_name, reduction)
+    check_class_axis_name(class_axis_name, axis_name)
     positions = read_positions(
-        logits, labels, axis=axis, sample_weight=sample_weight, where=where, ignore_index=ignore_index
+        logits,
+        labels,
+        axis=axis,
+        sample_weight=sample_weight,
+        where=where,
+        ignore_index=ignore_index,
+        class_axis_name=class_axis_name,
     )
     z, factor = softmax_logits(positions)
     values = cross_entropy(z, positions) * factor
@@ -270,7 +299,9 @@ def focal_loss(
     log_q = jax.nn.logsumexp(rivals, axis=-1) - jax.nn.logsumexp(inner, axis=-1)
     values = jnp.where(certain, minus_log_p, jnp.exp(g * log_q) * jnp.where(certain, 0.0, minus_log_p)) * factor
     if alpha is not None:
-        values = values * at_true_class(over_classes(a, positions), positions)
+        of_class = at_true_class(over_classes(a, positions), positions)
+        # 0 times infinity: the product's gradient would be 0 times what is in front of it.
+        values = values * jnp.where(jnp.isinf(values) & (of_class == 0), jnp.nan, of_class)
     return add_up(values, positions.weights, positions.valid, reduction, axis_name)
 
 

@@ -18,7 +18,17 @@ from jax import Array, lax
 
 from hemspec.arguments import MARGIN_REDUCTIONS, check_head, check_labels, check_reduction, read_chunk_rows
 from hemspec.loss_function import loss_function
-from hemspec_jax.positions import add_up, cast, check_array, check_axis_name, constant_for, divide, targets_for
+from hemspec_jax.class_axis import ClassAxis
+from hemspec_jax.positions import (
+    add_up,
+    cast,
+    check_array,
+    check_axis_name,
+    check_class_axis_name,
+    constant_for,
+    divide,
+    targets_for,
+)
 
 __all__ = ["linear_hem_loss"]
 
@@ -36,6 +46,7 @@ def linear_hem_loss(
     ignore_index: int | None = -100,
     reduction: str = "active_mean",
     axis_name: Any = None,
+    class_axis_name: Any = None,
     chunk_rows: int | None = None,
 ) -> tuple[Array, Array | None]:
     """HEM loss of a linear head, ``hem_loss(features @ kernel + bias, labels)``, in little memory.
@@ -53,6 +64,7 @@ def linear_hem_loss(
         bias: of the head, shape ``(C,)``, or None.
         margin, sample_weight, where, ignore_index, reduction, axis_name: as in `hem_loss`. The features of a position
             that does not exist are not looked at.
+        class_axis_name: as in `hem_loss`. Kernel and bias are then one shard's of the classes, the features of all.
         chunk_rows: positions in a chunk. None: a thirty-second of them, within 32 to 256 MB of float32 logits.
 
     Returns:
@@ -71,21 +83,24 @@ def linear_hem_loss(
     """
     check_reduction(reduction, MARGIN_REDUCTIONS)
     check_axis_name(axis_name, reduction)
+    check_class_axis_name(class_axis_name, axis_name)
     check_array(features, name="features")
     check_array(kernel, name="kernel")
     check_array(labels, name="labels")
     if bias is not None:
         check_array(bias, name="bias", optional=True)
+    class_axis = ClassAxis(1, class_axis_name)
+    of_kernel = class_axis.whole(kernel.shape)
     check_head(
         (features.shape, features.dtype.name),
-        (kernel.shape, kernel.dtype.name),
-        None if bias is None else (bias.shape, bias.dtype.name),
+        (of_kernel, kernel.dtype.name),
+        None if bias is None else (ClassAxis(0, class_axis_name).whole(bias.shape), bias.dtype.name),
         class_axis=1,
         names=("features", "kernel", "bias"),
     )
-    classes, shape = kernel.shape[1], (*features.shape[:-1], kernel.shape[1])
+    classes, shape = of_kernel[1], (*features.shape[:-1], of_kernel[1])
     check_labels(labels.shape, labels.dtype.name, shape, len(shape) - 1, logits_name="the logits")
-    rows = read_chunk_rows(chunk_rows, labels.size, classes)
+    rows = read_chunk_rows(chunk_rows, labels.size, kernel.shape[1])
     x, kernel = jnp.asarray(features), jnp.asarray(kernel)
     targets = targets_for(labels, classes, x.dtype, sample_weight=sample_weight, where=where, ignore_index=ignore_index)
     compute = targets.weights.dtype
@@ -94,7 +109,8 @@ def linear_hem_loss(
     x = jnp.where(jnp.expand_dims(targets.valid, -1), x, jnp.zeros((), x.dtype))
     rest = [array.reshape(-1) for array in (targets.labels, margins, targets.poison * poison, targets.valid)]
     bias = None if bias is None else jnp.asarray(bias)
-    values = head_values(rows, *varying_alike(x.reshape(labels.size, x.shape[-1]), kernel, bias, *rest))
+    arguments = varying_alike(x.reshape(labels.size, x.shape[-1]), kernel, bias, *rest)
+    values = class_axis.total(head_values(rows, class_axis, *arguments))
     return add_up(values.reshape(labels.shape), targets.weights, targets.valid, reduction, axis_name)
 
 
@@ -125,24 +141,44 @@ def varying_alike(*arrays: Array | None) -> list[Any]:
     return [cast_to(array, own) for array, own in zip(arrays, axes, strict=True)]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def head_values(
-    rows: int, x: Array, kernel: Array, bias: Array | None, labels: Array, margins: Array, factor: Array, valid: Array
+    rows: int,
+    axis: ClassAxis,
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    labels: Array,
+    margins: Array,
+    factor: Array,
+    valid: Array,
 ) -> Array:
-    """The loss of each position, NaN where `factor` is. `valid`: which ones have a gradient."""
-    values: Array = measure(x, kernel, bias, labels, margins, factor, rows=rows, keep=False)[0]
+    """The loss of each position, NaN where `factor` is; of a shard of the classes, its part of the loss.
+
+    `valid`: which ones have a gradient.
+    """
+    values: Array = measure(x, kernel, bias, labels, margins, factor, rows=rows, axis=axis, keep=False)[0]
     return values
 
 
 def forward(
-    rows: int, x: Array, kernel: Array, bias: Array | None, labels: Array, margins: Array, factor: Array, valid: Array
+    rows: int,
+    axis: ClassAxis,
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    labels: Array,
+    margins: Array,
+    factor: Array,
+    valid: Array,
 ) -> tuple[Array, Any]:
-    values, count, bits = measure(x, kernel, bias, labels, margins, factor, rows=rows, keep=True)
-    return values, (x, kernel, bias, labels, valid, values, count, bits)
+    values, count, bits = measure(x, kernel, bias, labels, margins, factor, rows=rows, axis=axis, keep=True)
+    return values, (x, kernel, bias, labels, valid, axis.total(values), count, bits)
 
 
-def backward(rows: int, kept: Any, upstream: Array) -> tuple[Array | None, ...]:
+def backward(rows: int, axis: ClassAxis, kept: Any, upstream: Array) -> tuple[Array | None, ...]:
     x, kernel, bias, labels, valid, values, count, bits = kept
+    labels = axis.local(labels, kernel.shape[1])
     found = differentiate(x, kernel, bias, labels, valid, values, count, bits, upstream, rows=rows)
     return *found, None, None, None, None
 
@@ -161,11 +197,23 @@ def joined(chunks: Array, positions: int) -> Array:
     return chunks.reshape(chunks.shape[0] * chunks.shape[1], *chunks.shape[2:])[:positions]
 
 
-@functools.partial(jax.jit, static_argnames=("rows", "keep"))
+@functools.partial(jax.jit, static_argnames=("rows", "axis", "keep"))
 def measure(
-    x: Array, kernel: Array, bias: Array | None, labels: Array, margins: Array, factor: Array, *, rows: int, keep: bool
+    x: Array,
+    kernel: Array,
+    bias: Array | None,
+    labels: Array,
+    margins: Array,
+    factor: Array,
+    *,
+    rows: int,
+    axis: ClassAxis,
+    keep: bool,
 ) -> tuple[Array, Array, Array]:
-    """The loss of each position, how many errors are kept, and which, as bits if they are to be kept."""
+    """The loss of each position, how many errors are kept, and which, as bits if they are to be kept.
+
+    Loss and bits are of the classes here, the number is of all.
+    """
     classes, compute = kernel.shape[1], factor.dtype
     width = -(-classes // 8)
 
@@ -173,11 +221,11 @@ def measure(
         x, y, m = chunk
         z = jnp.matmul(x, kernel, preferred_element_type=compute)
         z = z if bias is None else z + jnp.expand_dims(bias.astype(compute), 0)
-        z_y = jnp.take_along_axis(z, jnp.expand_dims(y, -1), axis=-1)
-        rivals = jnp.expand_dims(jnp.arange(classes, dtype=y.dtype), 0) != jnp.expand_dims(y, -1)
-        errors = jnp.where(rivals, jnp.maximum((z - z_y) + jnp.expand_dims(m, -1), 0.0), 0.0)
-        kept = kept_errors(errors)
-        count = jnp.sum(kept, axis=-1, dtype=compute)
+        y = axis.local(y, classes)
+        errors = (z - jnp.expand_dims(axis.at(z, y), -1)) + jnp.expand_dims(m, -1)
+        errors = jnp.where(axis.holds(z, y), 0.0, jnp.maximum(errors, 0.0))
+        kept = kept_errors(errors, axis)
+        count = axis.total(jnp.sum(kept, axis=-1, dtype=compute))
         total = jnp.sum(jnp.where(kept, errors, 0.0), axis=-1)
         if not keep:
             return total, count, jnp.zeros((rows, 0), jnp.uint8)
@@ -190,11 +238,12 @@ def measure(
     return total / jnp.maximum(count, 1.0) * factor, count, bits
 
 
-def kept_errors(errors: Array) -> Array:
+def kept_errors(errors: Array, axis: ClassAxis) -> Array:
     """K as a mask: the errors that are not below the mean error. A NaN is never lost."""
-    largest = jnp.max(errors, axis=-1, keepdims=True)
+    largest = jnp.expand_dims(axis.largest(jnp.max(errors, axis=-1)), -1)
     shortfall = largest - errors
-    high = errors.shape[-1] * shortfall <= jnp.sum(shortfall, axis=-1, keepdims=True)
+    total = jnp.expand_dims(axis.total(jnp.sum(shortfall, axis=-1)), -1)
+    high = axis.whole(errors.shape)[axis.index] * shortfall <= total
     high = jnp.where(jnp.isinf(largest), errors == largest, high)
     return (high & (errors > 0)) | jnp.isnan(errors)
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
+from hemspec_jax.class_axis import ClassAxis
 from hemspec_jax.positions import Positions, constant, rounded
 
 Pair: TypeAlias = tuple[Array, Array]
@@ -32,44 +33,60 @@ UNCUT: Final = 24
 
 def margin_values(positions: Positions, margin: Any, *, hem: bool) -> Array:
     """The loss of each position, HEM or the multi-class margin loss; any number where a position does not exist."""
-    margins, poison = constant(margin, positions, name="margin", per_class=True)
-    m, labels = rounded(margins, positions), positions.labels
-    m = jnp.take(m, labels, mode="clip") if m.ndim else jnp.broadcast_to(m, labels.shape)
-    factor = jnp.where(positions.valid, positions.poison * poison, 0.0)
-    values: Array = kept_mean(positions.given, labels, m, factor, hem, positions.axis)
+    values: Array = kept_mean(*operands(positions, margin), hem, positions.axis)
     return values
 
 
-@partial(jax.jit, static_argnums=(4, 5))  # so that it does not go operation by operation outside of jit
-def kept_mean(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: int) -> Array:
-    """For each position the sum of its kept errors, divided by their number (HEM) or by C.
+def error_counts(positions: Positions, margin: Any) -> Pair:
+    """For each position how many errors HEM keeps, and how many are positive; NaN where the loss is."""
+    kept, positive = kept_and_positive(*operands(positions, margin), positions.axis)
+    return kept, positive
 
-    Args:
-        z: the logits. The others have its shape without the class axis.
-        factor: 1, NaN to spoil a position, 0 for one that does not exist.
+
+def operands(positions: Positions, margin: Any) -> tuple[Array, Array, Array, Array]:
+    """Logits as they came, and of their shape without the class axis: labels, margins, and a factor.
+
+    The factor is 1, NaN to spoil a position, 0 for one that does not exist.
     """
+    margins, poison = constant(margin, positions, name="margin", per_class=True)
+    m, labels = rounded(margins, positions), positions.labels
+    m = jnp.take(m, labels, mode="clip") if m.ndim else jnp.broadcast_to(m, labels.shape)
+    return positions.given, labels, m, jnp.where(positions.valid, positions.poison * poison, 0.0)
+
+
+@partial(jax.jit, static_argnums=(4, 5))  # so that it does not go operation by operation outside of jit
+def kept_mean(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: ClassAxis) -> Array:
+    """For each position the sum of its kept errors, divided by their number (HEM) or by C. See `operands`."""
     return differentiable(z, labels, margins, factor, hem, axis)
 
 
+@partial(jax.jit, static_argnums=4)
+def kept_and_positive(z: Array, labels: Array, margins: Array, factor: Array, axis: ClassAxis) -> tuple[Array, ...]:
+    z = lax.stop_gradient(z)
+    found = [statistics(z, labels, margins, factor, hem, axis) for hem in (True, False)]
+    return tuple(jnp.where(jnp.isnan(kind.slope), jnp.nan, kind.number) for kind in found)
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def differentiable(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: int) -> Array:
+def differentiable(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: ClassAxis) -> Array:
     return statistics(z, labels, margins, factor, hem, axis).values
 
 
 @differentiable.defjvp
-def tangents(hem: bool, axis: int, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Pair:
+def tangents(hem: bool, axis: ClassAxis, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Pair:
     z, labels, margins, factor = map(lax.stop_gradient, primals)
     found = statistics(z, labels, margins, factor, hem, axis)
     _, dropped = find_dropped(z, found.rows, found.bar, found.unit, axis)
     weights = jnp.where(dropped, 0.0, jnp.ones((), factor.dtype))
-    weights = jnp.where(is_true_class(z, labels, axis), -jnp.expand_dims(found.number, axis), weights)
-    return found.values, found.slope * jnp.sum(weights * tangents[0].astype(weights.dtype), axis)
+    is_true = axis.holds(z, found.rows.labels)
+    weights = jnp.where(is_true, -jnp.expand_dims(found.number, axis.index), weights)
+    return found.values, found.slope * axis.total(jnp.sum(weights * tangents[0].astype(weights.dtype), axis.index))
 
 
 class Rows(NamedTuple):
     """What errors are made of, beside the logits, for each position."""
 
-    labels: Array
+    labels: Array  # into the classes at hand
     z_y: Array
     margins: Array
 
@@ -85,11 +102,11 @@ class Statistics(NamedTuple):
     unit: float
 
 
-def statistics(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: int) -> Statistics:
-    z_y = jnp.take_along_axis(z, jnp.expand_dims(labels, axis), axis, mode="promise_in_bounds")
-    rows = Rows(labels, jnp.squeeze(z_y, axis).astype(margins.dtype), margins)
+def statistics(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: ClassAxis) -> Statistics:
+    labels, classes = axis.local(labels, z.shape[axis.index]), axis.whole(z.shape)[axis.index]
+    rows = Rows(labels, axis.at(z, labels).astype(margins.dtype), margins)
     bar = jnp.full_like(margins, np.finfo(margins.dtype).tiny)
-    unit, classes = power_of_two(z, axis), z.shape[axis]
+    unit = power_of_two(classes)
     if hem:
         mean = by_platform(mean_error, z, rows, bar, unit=unit, axis=axis)
         bar, unit = jnp.maximum(bar, mean), classes * unit
@@ -100,46 +117,45 @@ def statistics(z: Array, labels: Array, margins: Array, factor: Array, hem: bool
     return Statistics(total / (size * unit) * factor, factor / size, count, rows, bar, unit)
 
 
-def power_of_two(z: Array, axis: int) -> float:
+def power_of_two(classes: int) -> float:
     """Errors times this, at most 1 / C, are added up without overflow and with the same roundings."""
-    return math.ldexp(1.0, -(z.shape[axis] - 1).bit_length())
+    return math.ldexp(1.0, -(classes - 1).bit_length())
 
 
-def is_true_class(z: Array, labels: Array, axis: int) -> Array:
-    return lax.broadcasted_iota(labels.dtype, z.shape, axis) == jnp.expand_dims(labels, axis)
-
-
-def find_dropped(z: Array, rows: Rows, bar: Array, unit: float, axis: int) -> Pair:
+def find_dropped(z: Array, rows: Rows, bar: Array, unit: float, axis: ClassAxis) -> Pair:
     """The errors times `unit`, and which of them are below the bar or at the true class. A NaN never is.
 
     The bar is a number above 0. For the mean it is the sum of the errors, the unit C times what it was in the sum:
     without a division, by which XLA means a product with 1 / C, no tie is lost.
     """
     labels, z_y, margins = rows
-    differences = z.astype(z_y.dtype) - jnp.expand_dims(z_y, axis)
-    errors = (differences + jnp.expand_dims(margins, axis)) * unit
-    return errors, (errors < jnp.expand_dims(bar, axis)) | is_true_class(z, labels, axis)
+    differences = z.astype(z_y.dtype) - jnp.expand_dims(z_y, axis.index)
+    errors = (differences + jnp.expand_dims(margins, axis.index)) * unit
+    return errors, (errors < jnp.expand_dims(bar, axis.index)) | axis.holds(z, labels)
 
 
-def kept_sums(z: Array, rows: Rows, bar: Array, *, unit: float, axis: int, adder: Adder) -> Pair:
+def kept_sums(z: Array, rows: Rows, bar: Array, *, unit: float, axis: ClassAxis, adder: Adder) -> Pair:
     """The sum of the errors that are not dropped, times `unit`, and their number."""
     errors, dropped = find_dropped(z, rows, bar, unit, axis)
-    return adder.sums((jnp.where(dropped, 0.0, errors), jnp.where(dropped, 0.0, jnp.ones((), errors.dtype))), axis)
+    kept = jnp.where(dropped, 0.0, errors), jnp.where(dropped, 0.0, jnp.ones((), errors.dtype))
+    total, count = adder.sums(kept, axis.index)
+    return axis.total(total), axis.total(count)
 
 
-def mean_error(z: Array, rows: Rows, positive: Array, *, unit: float, axis: int, adder: Adder) -> Array:
+def mean_error(z: Array, rows: Rows, positive: Array, *, unit: float, axis: ClassAxis, adder: Adder) -> Array:
     """The bar of errors that are not below the mean error.
 
     It must not round to more than the largest error, or nothing would be kept. An error is 0, so their sum is at most
     (C - 1) / C of C times the largest, and a sum of depth d rounds by less than d * eps / 2.
     """
-    classes = z.shape[axis]
-    if classes * adder.depth(classes) * np.finfo(positive.dtype).eps < 2:
+    classes, here = axis.whole(z.shape)[axis.index], z.shape[axis.index]
+    depth = adder.depth(here) + axis.shards
+    if classes * depth * np.finfo(positive.dtype).eps < 2:
         return kept_sums(z, rows, positive, unit=unit, axis=axis, adder=adder)[0]
     errors, dropped = find_dropped(z, rows, positive, unit, axis)
     errors = jnp.where(dropped, 0.0, errors)
-    largest = jnp.max(errors, axis)
-    shortfall, total = adder.sums((jnp.expand_dims(largest, axis) - errors, errors), axis)
+    largest = axis.largest(jnp.max(errors, axis.index))
+    shortfall, total = map(axis.total, adder.sums((jnp.expand_dims(largest, axis.index) - errors, errors), axis.index))
     return jnp.where(jnp.isinf(total), total, classes * largest - shortfall)
 
 
@@ -164,7 +180,27 @@ def blockwise_sums(pair: Pair, axis: int) -> Pair:
     """Sums for a CPU: of blocks in one vectorised loop that makes the terms as well, then of these sums.
 
     XLA would write the terms down first, for it computes single sums in a library. It does not do so with pairs.
+
+    Arrays may be sharded over the classes, which tracing does not see. So the first cut is into what every such
+    sharding keeps apart, and the last sum is a plain one, which XLA makes an all-reduce. Cuts across a device's border
+    and pairs of sums would have it gather the terms.
     """
+    shards = number_of_shards(pair[0].shape[axis])
+    if shards == 1:
+        return sums_of_blocks(pair, axis)
+
+    def cut(terms: Array) -> Array:
+        return terms.reshape(*terms.shape[:axis], shards, terms.shape[axis] // shards, *terms.shape[axis + 1 :])
+
+    return sums(sums_of_blocks((cut(pair[0]), cut(pair[1])), axis + 1), axis)
+
+
+def number_of_shards(classes: int) -> int:
+    """A multiple of every number of shards that these devices could have of so many classes."""
+    return math.gcd(classes, jax.device_count())
+
+
+def sums_of_blocks(pair: Pair, axis: int) -> Pair:
     classes = pair[0].shape[axis]
     if classes <= UNCUT:
         return together(pair, axis)
@@ -178,7 +214,7 @@ def blockwise_sums(pair: Pair, axis: int) -> Pair:
     def rest(terms: Array) -> Array:
         return lax.slice_in_dim(terms, blocks * width, classes, axis=axis)
 
-    found = blockwise_sums(together((cut(pair[0]), cut(pair[1])), axis), axis)
+    found = sums_of_blocks(together((cut(pair[0]), cut(pair[1])), axis), axis)
     if blocks * width == classes:
         return found
     over = together((rest(pair[0]), rest(pair[1])), axis)
@@ -199,11 +235,16 @@ def number_of_blocks(classes: int) -> int:
 
 
 def blockwise_depth(classes: int) -> int:
+    shards = number_of_shards(classes)
+    return shards + depth_of_blocks(classes // shards)
+
+
+def depth_of_blocks(classes: int) -> int:
     if classes <= UNCUT:
         return classes
     blocks = number_of_blocks(classes)
     width = classes // blocks
-    return max(blocks + blockwise_depth(width), classes % blocks) + 1
+    return max(blocks + depth_of_blocks(width), classes % blocks) + 1
 
 
 BLOCKWISE: Final = Adder(blockwise_sums, blockwise_depth)

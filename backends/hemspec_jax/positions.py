@@ -26,6 +26,7 @@ import numpy.typing as npt
 from jax import Array, lax
 
 from hemspec.arguments import (
+    check_axis,
     check_constant_dtype,
     check_ignore_index,
     check_label_values,
@@ -38,6 +39,7 @@ from hemspec.arguments import (
     read_constant,
     representable,
 )
+from hemspec_jax.class_axis import ClassAxis
 
 Known: TypeAlias = npt.NDArray[Any] | Array
 """NumPy where the values can be read, JAX where they cannot."""
@@ -57,7 +59,7 @@ class Positions:
     """Only `given` and `logits` carry a gradient. What is not derived but `given` has the shape of the labels."""
 
     given: Array  # the logits as they came
-    axis: int  # their class axis, counted from the front
+    axis: ClassAxis
     labels: Array  # int32, 0 where not valid or bad
     weights: Array  # compute dtype, 0 where not valid, NaN where bad
     valid: Array  # bool
@@ -70,18 +72,20 @@ class Positions:
 
     @property
     def classes(self) -> int:
-        return self.given.shape[self.axis]
+        """C, that of all shards."""
+        return self.axis.whole(self.given.shape)[self.axis.index]
 
     @cached_property
     def logits(self) -> Array:
         """Class axis last, in the compute dtype, zero where not valid."""
-        logits = jnp.moveaxis(self.given, self.axis, -1)
+        logits = jnp.moveaxis(self.given, self.axis.index, -1)
         return jnp.where(jnp.expand_dims(self.valid, -1), logits, 0.0).astype(self.dtype)
 
     @cached_property
     def true_class(self) -> Array:
         """One-hot labels as a mask, class axis last."""
-        return jax.nn.one_hot(self.labels, self.classes, dtype=jnp.bool_)
+        classes = self.given.shape[self.axis.index]
+        return jax.nn.one_hot(self.axis.local(self.labels, classes), classes, dtype=jnp.bool_)
 
 
 def check_array(value: object, *, name: str, optional: bool = False) -> None:
@@ -94,6 +98,19 @@ def check_axis_name(axis_name: object, reduction: str) -> None:
     """Sums over a mapped axis exist where there is a sum."""
     if axis_name is not None and reduction == "none":
         raise ValueError(f"axis_name must be None with reduction 'none', which sums nothing up; got {axis_name!r}")
+
+
+def check_class_axis_name(class_axis_name: Any, axis_name: Any) -> None:
+    """A mapped axis splits the batch or the classes."""
+    both = axis_names(class_axis_name) & axis_names(axis_name)
+    if both:
+        raise ValueError(
+            f"class_axis_name must be another axis than axis_name; got {class_axis_name!r} and {axis_name!r}"
+        )
+
+
+def axis_names(name: Any) -> set[Any]:
+    return set(name) if isinstance(name, tuple | list) else set() if name is None else {name}
 
 
 def read(value: Any) -> Known:
@@ -122,19 +139,28 @@ def per_position(value: Any, dtype: Any, shape: Sequence[int]) -> Known:
 
 
 def read_positions(
-    logits: Any, labels: Any, *, axis: int, sample_weight: Any, where: Any, ignore_index: int | None
+    logits: Any,
+    labels: Any,
+    *,
+    axis: int,
+    sample_weight: Any,
+    where: Any,
+    ignore_index: int | None,
+    class_axis_name: Any = None,
 ) -> Positions:
     """Check the arguments every loss takes, and mask what does not exist."""
     check_array(logits, name="logits")
     check_array(labels, name="labels")
-    class_axis = check_logits(logits.shape, logits.dtype.name, axis)
-    check_labels(labels.shape, labels.dtype.name, logits.shape, class_axis)
+    shape = logits.shape
+    if class_axis_name is not None:
+        shape = ClassAxis(check_axis(axis, len(shape)), class_axis_name).whole(shape)
+    class_axis = check_logits(shape, logits.dtype.name, axis)
+    check_labels(labels.shape, labels.dtype.name, shape, class_axis)
     logits = jnp.asarray(logits)
-    classes = logits.shape[class_axis]
     targets = targets_for(
-        labels, classes, logits.dtype, sample_weight=sample_weight, where=where, ignore_index=ignore_index
+        labels, shape[class_axis], logits.dtype, sample_weight=sample_weight, where=where, ignore_index=ignore_index
     )
-    return Positions(logits, class_axis, *targets)
+    return Positions(logits, ClassAxis(class_axis, class_axis_name), *targets)
 
 
 def targets_for(
@@ -241,7 +267,7 @@ def over_classes(vector: Known, positions: Positions) -> Array:
 
 def at_true_class(rows: Array, positions: Positions) -> Array:
     """What each row holds at its true class: a masked sum, whose gradient needs no scatter."""
-    return jnp.sum(jnp.where(positions.true_class, rows, 0.0), axis=-1)
+    return positions.axis.total(jnp.sum(jnp.where(positions.true_class, rows, 0.0), axis=-1))
 
 
 def over_axis(total: Array, axis_name: Any) -> Array:

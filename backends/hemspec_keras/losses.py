@@ -1,36 +1,30 @@
 """The losses of hemspec as Keras 3 losses: they hold the hyper-parameters and call the functions of the framework.
 
-What `keras.losses.Loss` does in its own ``__call__`` comes too late for these losses (it casts the labels, and applies
-weights and masks to values that are NaN already), so here ``__call__`` does all of it, in another order: labels become
-integers first, mask and weights become one weight for each position, and only then the maths begins.
+``__call__`` does all that `keras.losses.Loss` does in its own, in another order: see `hemspec_keras.positions`.
 """
 
 from __future__ import annotations
 
-import operator
-import sys
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import keras
-import numpy as np
 from keras import ops
 
 from hemspec.arguments import (
     MARGIN_REDUCTIONS,
     REDUCTIONS,
-    check_axis,
     check_flag,
     check_ignore_index,
-    check_logits,
-    check_per_class,
     check_reduction,
-    read_constant,
+    check_terms_reduction,
     read_number,
 )
-from hemspec_keras.framework import FRAMEWORK, as_array, dtype_name, loss_function_named, static_shape
-from hemspec_keras.labels import integer_labels
-from hemspec_keras.weights import checked, get_keras_mask, masked, with_rank
+from hemspec.loss_function import LossFunction
+from hemspec_keras.configuration import as_option, plain_axis, plain_constant, register
+from hemspec_keras.framework import FRAMEWORK, loss_function_named
+from hemspec_keras.metrics import ActiveFraction, KeptErrors, MarginSatisfied
+from hemspec_keras.positions import read_positions
 
 __all__ = [
     "CrossEntropyLoss",
@@ -44,8 +38,6 @@ __all__ = [
 
 KERAS_REDUCTIONS: tuple[Any, ...] = ("sum_over_batch_size", "mean_with_sample_weight", None)
 """Keras's names that the specification does not know."""
-
-register = keras.saving.register_keras_serializable("hemspec")
 
 
 class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
@@ -74,17 +66,8 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
         # Keras's own check knows no "active_mean".
         super().__init__(name=name or self.function_name, reduction="sum", dtype=dtype)
         self.reduction = reduction
-        check_axis(axis, sys.maxsize)  # an integer; its range depends on y_pred
-        self.axis = operator.index(axis)
+        self.axis = plain_axis(axis)
         self.ignore_class = check_ignore_index(ignore_class, name="ignore_class")
-
-    def _hold(self, name: str, value: Any, *, scalar: bool = True, positive: bool = False) -> None:
-        """Keep a margin or another constant: a float, or a list of floats, which a configuration can hold."""
-        if ops.is_tensor(value) or isinstance(value, keras.Variable):
-            value = ops.convert_to_numpy(as_array(value, name))
-        array = read_constant(value, name=name, positive=positive)
-        check_per_class(array.shape, None, name=name, scalar=scalar)
-        setattr(self, name, array.tolist())
 
     def get_config(self) -> dict[str, Any]:
         """Everything the constructor takes, as plain numbers, lists and strings."""
@@ -112,16 +95,14 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
         call, elements = self._prepare(y_true, y_pred, sample_weight)
         if self.reduction in ("none", None):
             return call("none")
+        if FRAMEWORK.count_replicas() > 1:
+            return FRAMEWORK.replicas.equal_share(*self._terms(call, elements))
         if self.reduction == "sum":
             return call("sum")
-        if self.reduction == "sum_over_batch_size":
+        if self._average == "sum_over_batch_size":
             total = call("sum")
-            value = total / ops.maximum(elements(total.dtype), 1)
-        else:
-            value = call(self._average)
-        # As Keras does for averages: the optimizer adds up the replicas' gradients.
-        replicas = FRAMEWORK.replicas()
-        return value / replicas if replicas > 1 else value
+            return total / ops.maximum(elements(total.dtype), 1)
+        return call(self._average)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """The loss of each position, neither weighted nor reduced; masked and ignored ones are 0."""
@@ -132,8 +113,15 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
 
         Summed over micro-batches or replicas and then divided they give the average over all of them.
         """
-        call, elements = self._prepare(y_true, y_pred, sample_weight)
-        if self.reduction == "sum_over_batch_size":
+        if self.reduction == "sum":
+            check_terms_reduction(self.reduction)
+        return self._terms(*self._prepare(y_true, y_pred, sample_weight))
+
+    def _terms(self, call: Callable[..., Any], elements: Callable[[Any], Any]) -> tuple[Any, Any]:
+        """Numerator and denominator, None for that of a sum."""
+        if self.reduction == "sum":
+            return call("sum"), None
+        if self._average == "sum_over_batch_size":
             total = call("sum")
             return total, elements(total.dtype)
         numerator, denominator = call(self._average, terms=True)
@@ -146,48 +134,25 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
 
     def _prepare(self, y_true: Any, y_pred: Any, sample_weight: Any) -> tuple[Callable[..., Any], Callable[[Any], Any]]:
         """The loss or its terms as a function of the reduction, and how many elements to average over, in a dtype."""
-        mask = get_keras_mask(y_pred)
-        y_pred = ops.convert_to_tensor(y_pred)
-        shape = static_shape(y_pred, "y_pred")
-        class_axis = check_logits(shape, dtype_name(y_pred), self.axis, name="y_pred")
-        labels = integer_labels(y_true, shape, class_axis, ignore_class=self.ignore_class)
-        exists = labels.not_ignored(self.ignore_class)
-        if mask is not None:
-            mask = with_rank(ops.cast(checked(mask, "the mask of y_pred", labels.shape), "bool"), len(labels.shape))
-            exists = mask if exists is None else ops.logical_and(exists, mask)
-        if sample_weight is not None:
-            sample_weight = checked(sample_weight, "sample_weight", labels.shape)
-        weights = masked(sample_weight, mask)
-        labels.check_values(exists, weights, shape[class_axis])
+        positions = read_positions(y_true, y_pred, sample_weight, axis=self.axis, ignore_class=self.ignore_class)
+        constants = {name: as_option(getattr(self, name)) for name in self.constants}
 
         def call(reduction: str, *, terms: bool = False) -> Any:
-            function = loss_function_named(self.function_name)
-            return FRAMEWORK.call(
-                function.terms if terms else function,
-                y_pred,
-                labels.indices,
-                axis=class_axis,
-                sample_weight=weights,
-                ignore_index=self.ignore_class,
-                reduction=reduction,
-                **{name: as_option(getattr(self, name)) for name in self.constants},
-            )
+            function = self._function(reduction)
+            return positions.give(function.terms if terms else function, reduction=reduction, **constants)
 
         def elements(dtype: Any) -> Any:
-            everything = ops.ones(ops.shape(labels.indices), "bool")
-            exist = everything if exists is None else ops.logical_and(exists, everything)
-            return ops.sum(ops.cast(self._elements(exist), dtype))
+            return ops.sum(ops.cast(self._elements(positions.which_exist()), dtype))
 
         return call, elements
+
+    def _function(self, reduction: str) -> LossFunction[..., Any]:
+        """The framework's function."""
+        return loss_function_named(self.function_name)
 
     def _elements(self, exists: Any) -> Any:
         """What there is to average over, given which positions exist."""
         return exists
-
-
-def as_option(constant: Any) -> Any:
-    """A vector over classes as the frameworks take it without rounding."""
-    return np.asarray(constant, np.float64) if isinstance(constant, list) else constant
 
 
 @register
@@ -203,8 +168,14 @@ class HEMLoss(_Loss):
     ``class_weight`` of ``fit`` is for one label a sample.
 
     The ``loss`` in the log of an epoch is the average of the batches' values weighted by their sizes. For averages over
-    the active positions that is not the average over the epoch's active positions; nor is it over replicas, each of
-    which averages its own share of a batch. ``terms(y_true, y_pred, sample_weight)`` gives numerator and denominator.
+    the active positions that is not the average over the epoch's active positions.
+
+    Replicas train as one device does. Under a synchronous strategy of ``tf.distribute`` (mirrored on one machine or
+    several, or on TPUs) numerator and denominator are summed over the replicas, and inside ``strategy.run`` each
+    replica gets an equal share of the whole batch's loss: shares add up, and so do their gradients (``"none"`` alone
+    stays local). All replicas have to call it, and not from a `tf.function` nested inside. Under
+    ``keras.distribution`` (JAX) there is one program for the whole batch and nothing to do. On PyTorch, and for
+    micro-batches, ``terms(y_true, y_pred, sample_weight)`` gives numerator and denominator to add up.
 
     Args:
         margin: >= 0: a number, e.g. ``margin_from_num_samples(50_000)`` (the paper's HEM), or one for each true
@@ -247,7 +218,12 @@ class HEMLoss(_Loss):
         super().__init__(
             axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
         )
-        self._hold("margin", margin)
+        self.margin = plain_constant(margin, name="margin")
+
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """What to watch while training with this loss, for ``compile(weighted_metrics=loss.metrics())``."""
+        options = {"margin": self.margin, "axis": self.axis, "ignore_class": self.ignore_class}
+        return [metric(**options) for metric in (ActiveFraction, KeptErrors, MarginSatisfied)]
 
 
 @register
@@ -280,7 +256,7 @@ class MultiMarginLoss(_Loss):
         super().__init__(
             axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
         )
-        self._hold("margin", margin)
+        self.margin = plain_constant(margin, name="margin")
 
 
 @register
@@ -345,7 +321,7 @@ class FocalLoss(_Loss):
         self.gamma = read_number(gamma, name="gamma")
         self.alpha: Any = None
         if alpha is not None:
-            self._hold("alpha", alpha, scalar=False)
+            self.alpha = plain_constant(alpha, name="alpha", scalar=False)
 
 
 @register
@@ -411,7 +387,7 @@ class LogitAdjustedLoss(_Loss):
         super().__init__(
             axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
         )
-        self._hold("class_counts", class_counts, scalar=False, positive=True)
+        self.class_counts = plain_constant(class_counts, name="class_counts", scalar=False, positive=True)
         self.temperature = read_number(temperature, name="temperature", positive=True)
 
 
@@ -453,7 +429,17 @@ class DiceLoss(_Loss):
         self.smooth = read_number(smooth, name="smooth")
         self.batch = check_flag(batch, name="batch")
 
+    @property
+    def _average(self) -> Any:
+        """A single image is its own average."""
+        return "mean" if self.batch and self.reduction == "sum_over_batch_size" else super()._average
+
+    def _function(self, reduction: str) -> LossFunction[..., Any]:
+        if self.batch and reduction != "none" and FRAMEWORK.count_replicas() > 1:
+            return cast("LossFunction[..., Any]", FRAMEWORK.replicas.dice_loss)
+        return super()._function(reduction)
+
     def _elements(self, exists: Any) -> Any:
         """The images that have a position."""
-        inside = tuple(range(0 if self.batch else 1, len(exists.shape)))
+        inside = tuple(range(1, len(exists.shape)))
         return ops.any(exists, axis=inside) if inside else exists

@@ -9,6 +9,7 @@ loss instead of an error.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -18,6 +19,7 @@ from hemspec.loss_function import loss_function
 from hemspec_tensorflow.margin import add_up_positions, kept_mean
 from hemspec_tensorflow.positions import (
     Positions,
+    Targets,
     add_up,
     at_true_class,
     constant,
@@ -60,8 +62,11 @@ def margin_terms(
     margins, poison = constant(margin, targets, name="margin", per_class=True)
     margins = at_true_class(margins, targets)
     values = kept_mean(targets.logits, targets.labels, margins, targets.factor, hem=hem)
-    if poison is not None:
-        values *= poison
+    return add_up_weighted(values if poison is None else values * poison, targets, reduction)
+
+
+def add_up_weighted(values: tf.Tensor, targets: Targets, reduction: str) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Numerator and denominator of values that are weighted already, 0 where a position does not exist."""
     if reduction == "none":
         return values, None
     numerator = add_up_positions(values)
@@ -264,7 +269,9 @@ def focal_loss(
     certain_q_to_g = keep(~(no_rival & (g > 0)), tf.ones_like(log_q))
     values = tf.where(certain, certain_q_to_g, tf.exp(g * log_q)) * minus_log_p
     if alpha is not None:
-        values = values * at_true_class(a, positions)
+        factor = at_true_class(a, positions)
+        # 0 times infinity: the product's gradient would be 0 times what is in front of it.
+        values = values * keep(~(tf.math.is_inf(values) & (factor == 0)), factor, float("nan"))
     return add_up(values, positions.weights, positions.valid, reduction)
 
 
@@ -394,9 +401,24 @@ def dice_loss(
         >>> float(dice_loss([[[0.0, 0.0], [0.0, 0.0]]], [[0, 1]]))
         0.5
     """
+    options = {"axis": axis, "sample_weight": sample_weight, "ignore_index": ignore_index}
+    return dice_terms(logits, labels, smooth, batch, reduction, **options)
+
+
+def dice_terms(
+    logits: Any,
+    labels: Any,
+    smooth: Any,
+    batch: bool,
+    reduction: str,
+    *,
+    over_parts: Callable[[list[tf.Tensor]], list[tf.Tensor]] = lambda sums: sums,
+    **options: Any,
+) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """Numerator and denominator of Dice. `over_parts` adds up what other replicas hold of the images."""
     check_reduction(reduction, REDUCTIONS)
     check_flag(batch, name="batch")
-    positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
+    positions = read_positions(logits, labels, **options)
     s, poison = constant(smooth, positions, name="smooth")
     s = tf.cast(s, positions.logits.dtype)
 
@@ -408,7 +430,7 @@ def dice_loss(
     p = spoil(tf.nn.softmax(z), tf.reduce_any(tf.math.is_nan(z), -1))
     w = positions.weights[..., tf.newaxis]
     true = tf.cast(positions.true_class, p.dtype)
-    predicted, present, overlap = per_image(w * p), per_image(w * true), per_image(w * p * true)
+    predicted, present, overlap = over_parts([per_image(w * p), per_image(w * true), per_image(w * p * true)])
     counted = (present > 0) | tf.math.is_nan(present)
     union = keep(counted, predicted + present + s, 1.0)
     ratio = keep(counted, (2 * overlap + s) / union)

@@ -55,6 +55,27 @@ def kept_mean(
     return tf.reshape(values(z), shape)
 
 
+def error_counts(z: tf.Tensor, labels: tf.Tensor, margins: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """For each position how many errors HEM keeps, and how many are positive; NaN where an error is.
+
+    Arguments as in `kept_mean`. Not for every step of a training, so in one form.
+    """
+    shape, dtype = tf.shape(labels), margins.dtype
+    z, labels = tf.reshape(tf.stop_gradient(z), [-1, last_size(z)]), tf.reshape(labels, [-1])
+    margins = tf.reshape(margins, [-1, 1]) if margins.shape.rank else margins
+    z_y = true_logits(z, labels, dtype)
+    errors = errors_of(z, z_y, margins, labels)
+    is_kept, _ = not_below_the_mean(
+        lambda after: errors_of(z, nan_from(z_y, after), margins, labels), tf.cast(last_size(z), dtype)
+    )
+    total = add_up_classes(errors)
+
+    def count(mask: tf.Tensor) -> tf.Tensor:
+        return tf.reshape(nan_from(add_up_classes(tf.cast(mask, dtype)), total), shape)
+
+    return count(is_kept(errors)), count(is_positive(errors))
+
+
 def compiled_by_xla() -> bool:
     """Whether what is being traced is for XLA, as far as tracing can know."""
     if tf.executing_eagerly():

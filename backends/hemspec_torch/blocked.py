@@ -76,7 +76,7 @@ def margin_terms(
         if z_y is None:
             return None
     z_y = z_y.to(compute)
-    if isinstance(margin, float | int) and 0 <= margin < math.inf and not isinstance(margin, bool):
+    if isinstance(margin, (float, int)) and 0 <= margin < math.inf and not isinstance(margin, bool):
         margins: Any = float(margin)
     else:
         vector, _ = constant(margin, classes, input.device, name="margin", per_class=True)

@@ -276,7 +276,7 @@ def margin_terms(
         weights = sample_weight.detach().reshape(sample_weight.shape + (1,) * (target.ndim - sample_weight.ndim))
         weights = weights.expand(target.shape).reshape(-1)
         weights = weights.view(torch.uint8) if weights.dtype == torch.bool else weights
-    if not (isinstance(margin, float | int) and 0 <= margin < math.inf and not isinstance(margin, bool)):
+    if not (isinstance(margin, (float, int)) and 0 <= margin < math.inf and not isinstance(margin, bool)):
         margin = margin_tensor(margin, shape[min(1, len(shape) - 1)], device)
     elif input.dtype == torch.float64:  # a kernel's numbers are float32
         margin = torch.full((), float(margin), dtype=torch.float64, device=device)

@@ -50,11 +50,10 @@ class Positions(NamedTuple):
     valid: Tensor
     poison: Tensor
 
-    @property
+    # Methods, because Dynamo of PyTorch 2.6 knows no properties of a NamedTuple.
     def classes_and_device(self) -> tuple[int, torch.device]:
         return self.logits.shape[-1], self.logits.device
 
-    @property
     def true_class(self) -> Tensor:
         """One-hot labels as a mask, the shape of the logits."""
         classes = torch.arange(self.logits.shape[-1], device=self.labels.device)
@@ -169,7 +168,7 @@ def constant(
     One number (if `scalar`) or a vector with one entry for each class (if `per_class`).
     """
     one = torch.ones((), dtype=torch.float64, device=device)
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
         # Compared rather than read: a compiler may hold a symbol here. NaN fails both comparisons. A symbol passes for
         # finite even where it stands for inf, so the number is looked at once more below, as a tensor.
         if not (value > 0 if positive else value >= 0) or not value < float("inf"):

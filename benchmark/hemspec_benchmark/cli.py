@@ -229,8 +229,8 @@ def merge(
     name="report",
     epilog="""Examples:\n
       hemspec-benchmark report results/full/results.json --output results/full\n
-      hemspec-benchmark report benchmark/results/full.json.gz --readme README.md           writes its tables\n
-      hemspec-benchmark report benchmark/results/full.json.gz --readme README.md --check   are they up to date?""",
+      hemspec-benchmark report benchmark/results/full.json.gz --readme page.md             writes its tables\n
+      hemspec-benchmark report benchmark/results/full.json.gz --readme page.md --check     are they up to date?""",
 )
 def report_command(
     result: Annotated[Path, typer.Argument(metavar="RESULT", help="A file, .json or .json.gz.")],

@@ -21,6 +21,7 @@ examples:
   hemspec-conformance --backend my_package.adapter
   hemspec-conformance --backend my_package.adapter --only 'hem_loss/*' --workers 0
   hemspec-conformance --backend my_package.adapter --json mine.json --html mine.html
+  hemspec-conformance --backend my_package.adapter --fuzz 20000 --seed 1
   hemspec-conformance --merge torch.json jax.json --html matrix.html --markdown matrix.md
 """
 
@@ -47,6 +48,10 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--examples", metavar="N", type=int, help="random calls for each law (usually 10 to 15)")
     parser.add_argument(
+        "--fuzz", metavar="N", type=int, default=0, help="so many random calls, good and bad, instead of the suite"
+    )
+    parser.add_argument("--seed", metavar="S", type=int, default=0, help="of the random calls (default: %(default)s)")
+    parser.add_argument(
         "--workers",
         metavar="N",
         type=int,
@@ -64,8 +69,8 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--html", metavar="FILE", type=Path, help="write the verdict as a page")
     parser.add_argument("--markdown", metavar="FILE", type=Path, help="write a table with a row for each backend")
     given = parser.parse_args(argv)
-    if given.workers < 0 or given.timeout <= 0 or (given.examples or 1) < 1:
-        parser.error("--workers must be >= 0, --timeout > 0 and --examples >= 1")
+    if given.workers < 0 or given.timeout <= 0 or (given.examples or 1) < 1 or given.fuzz < 0 or given.seed < 0:
+        parser.error("--workers, --fuzz and --seed must be >= 0, --timeout > 0 and --examples >= 1")
     if given.merge and given.json:
         parser.error("--json is for one backend; verdicts are merged into --html or --markdown")
     return given
@@ -73,7 +78,7 @@ def arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def check(given: argparse.Namespace) -> Verdict:
     """Run the suite on a backend."""
-    request = Request(given.backend, full=given.full, examples=given.examples)
+    request = Request(given.backend, full=given.full, examples=given.examples, fuzz=given.fuzz, seed=given.seed)
 
     def choose(opening: Opening) -> list[int]:
         patterns = given.only or ["*"]
@@ -91,7 +96,7 @@ def check(given: argparse.Namespace) -> Verdict:
         opening.name,
         opening.versions,
         outcomes,
-        partial=bool(given.only),
+        partial=bool(given.only or given.fuzz),
         full=given.full,
         seconds=round(time.perf_counter() - start, 1),
     )

@@ -21,11 +21,12 @@ from hemspec_conformance.check import (
     check_vector,
     class_axis_of,
 )
+from hemspec_conformance.fuzz import CONTENTS, check_input, described, input_of, portions
 from hemspec_conformance.laws import EXAMPLES, LAWS, check_law
 from hemspec_conformance.rejections import REJECTIONS
 from hemspec_conformance.vectors import Vector, load
 
-Kind = Literal["vector", "bad input", "law", "adapter"]
+Kind = Literal["vector", "bad input", "law", "adapter", "fuzz"]
 
 NO_BFLOAT16: Final = "NumPy has no bfloat16 without the package ml_dtypes, which is not installed"
 
@@ -43,6 +44,8 @@ class Check:
     skip: str = ""
     """Why it cannot be asked here."""
     not_offered: bool = False
+    question: Callable[[], str] = str
+    """What is asked, as code; nothing where the id says it."""
 
     @property
     def id(self) -> str:
@@ -61,6 +64,32 @@ def plan(backend: Backend, *, full: bool = False, examples: int | None = None) -
             if full or mode is backend.modes[0]:
                 checks += law_checks(backend, loss, mode, examples or EXAMPLES[mode.coverage])
     return checks
+
+
+def fuzz_plan(backend: Backend, inputs: int, seed: int) -> list[Check]:
+    """So many random calls instead, each a check of its own, since any of them may crash."""
+    checks = []
+    for mode, loss, count in portions(backend, inputs):
+        dtypes = [dtype for dtype in mode.dtypes if not reason_to_skip(mode, dtype)]
+        for number in range(count):
+            dtype = dtypes[number // CONTENTS[mode.coverage] % len(dtypes)]
+            asked = {"seed": seed, "number": number}
+            checks.append(
+                Check(
+                    "fuzz",
+                    loss,
+                    f"fuzz_{seed}_{number}",
+                    mode.name,
+                    dtype,
+                    functools.partial(check_input, backend, loss, mode, dtype, **asked),
+                    question=functools.partial(question, backend, loss, mode, dtype, **asked),
+                )
+            )
+    return checks
+
+
+def question(backend: Backend, loss: str, mode: Mode, dtype: str, *, seed: int, number: int) -> str:
+    return described(input_of(backend, loss, mode, dtype, seed=seed, number=number))
 
 
 def nothing() -> None:

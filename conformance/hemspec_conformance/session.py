@@ -16,7 +16,7 @@ from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from hemspec_conformance.adapter import ExpectedFailure
 from hemspec_conformance.backend import Backend
 from hemspec_conformance.check import ConformanceError
-from hemspec_conformance.plan import Check, Kind, plan
+from hemspec_conformance.plan import Check, Kind, fuzz_plan, plan
 
 Status = Literal["passed", "failed", "expected failure", "skipped", "not offered"]
 
@@ -41,8 +41,13 @@ class Outcome:
 class Session:
     """A backend and its plan. Checks are named by their place in the plan, which is the same in every process."""
 
-    def __init__(self, backend: Backend, *, full: bool = False, examples: int | None = None) -> None:
+    def __init__(
+        self, backend: Backend, *, full: bool = False, examples: int | None = None, fuzz: int = 0, seed: int = 0
+    ) -> None:
         self.backend = backend
+        if fuzz:
+            self.checks, self.expected = fuzz_plan(backend, fuzz, seed), []
+            return
         self.checks = plan(backend, full=full, examples=examples)
         self.expected = [entry for entry in backend.expected_failures if not objection(entry, backend)]
         self.checks += [self.entry_check(entry, number) for number, entry in enumerate(backend.expected_failures, 1)]
@@ -58,6 +63,10 @@ class Session:
                 raise ConformanceError(f"{self.backend.name}: expected failure {entry.check!r} matches no check")
 
         return Check("adapter", "", f"expected_failure_{number}", "", "", run)
+
+    def describe(self, index: int) -> str:
+        """What a check asks, where its id does not say it."""
+        return self.checks[index].question()
 
     def run(self, index: int) -> Outcome:
         """Ask one check."""

@@ -31,9 +31,13 @@ class Request:
     """The adapter's module."""
     full: bool = False
     examples: int | None = None
+    fuzz: int = 0
+    """So many random calls instead of the suite."""
+    seed: int = 0
 
     def session(self) -> Session:
-        return Session(Backend.load(self.backend), full=self.full, examples=self.examples)
+        options = {"full": self.full, "examples": self.examples, "fuzz": self.fuzz, "seed": self.seed}
+        return Session(Backend.load(self.backend), **options)
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def serve(connection: Connection, request: Request) -> None:
     connection.send(opening(session))
     with contextlib.suppress(EOFError):  # nobody asks any more
         while True:
-            connection.send(session.run(connection.recv()))
+            method, index = connection.recv()
+            connection.send(getattr(session, method)(index))
 
 
 class Worker:
@@ -116,7 +121,7 @@ class Worker:
         if self.lost[cell] >= GIVE_UP:
             reason = f"not run: {GIVE_UP} checks of {check.loss or 'the adapter'} in mode {check.mode} hung or crashed"
             return replace(check, status="skipped", message=reason)
-        self.connection.send(index)
+        self.connection.send(("run", index))
         answer = self.receive(self.seconds)
         if isinstance(answer, Outcome):
             return answer
@@ -125,7 +130,9 @@ class Worker:
         self.process.kill()
         self.stop()
         self.start()
-        said = f"{self.opening.name}: {check.id}\n  {message}"
+        self.connection.send(("describe", index))
+        asked = self.receive(self.seconds)
+        said = f"{self.opening.name}: {check.id}\n  {message}{f': {asked}' if asked else ''}"
         return replace(check, seconds=self.seconds if answer is None else 0.0, message=said)
 
     def stop(self) -> None:

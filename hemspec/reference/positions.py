@@ -124,6 +124,7 @@ class Evaluation:
     def result_dtype(self) -> Any:
         return loss_dtype(self.positions.dtype)
 
+    @np.errstate(over="ignore")  # what is too large is infinite
     def terms(self) -> tuple[Floats, Floats | None]:
         """Numerator and denominator. Elements that do not count add exactly 0, whatever they hold."""
         counts = self.weights > 0
@@ -177,12 +178,14 @@ class ReferenceLoss(LossFunction[P, Any], Protocol):
 def reference_loss(evaluate: Callable[P, Evaluation]) -> ReferenceLoss[P]:
     """Turn a function that evaluates a loss into the loss, with its ``.terms`` and its ``.gradient``."""
 
+    @np.errstate(over="ignore")
     def loss(*args: P.args, **kwargs: P.kwargs) -> Any:
         evaluation = evaluate(*args, **kwargs)
         numerator, denominator = evaluation.terms()
         value = numerator if denominator is None else divide(numerator, denominator)
         return value.astype(evaluation.result_dtype)[()]
 
+    @np.errstate(over="ignore")
     def terms(*args: P.args, **kwargs: P.kwargs) -> tuple[Any, Any]:
         evaluation = evaluate(*args, **kwargs)
         check_terms_reduction(evaluation.reduction)

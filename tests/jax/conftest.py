@@ -1,8 +1,9 @@
-"""What the JAX tests share: two virtual devices, JAX's strictest settings, and every loss by name."""
+"""What the JAX tests share: four virtual devices, JAX's strictest settings, and every loss by name."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,7 +15,7 @@ import pytest
 import hemspec
 
 # Read when JAX first touches its devices, which no module does while it is imported.
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=2".strip()
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4".strip()
 
 CLASSES = 5
 
@@ -116,6 +117,19 @@ def batch() -> Batch:
     labels[0, 1], weights[1, 1] = -100, 0.0
     logits = random.normal(0.0, 2.0, (4, CLASSES, 3)).astype(np.float32)
     return Batch(logits, labels, weights, np.ones((4, 3), np.bool_))
+
+
+@pytest.fixture(scope="session")
+def collectives() -> Callable[[Any], set[tuple[str, int]]]:
+    """``collectives(compiled)``: what devices send each other in a program, each kind with an array's size."""
+
+    def found(compiled: Any) -> set[tuple[str, int]]:
+        kinds = "all-gather|all-reduce|all-to-all|collective-broadcast|collective-permute|reduce-scatter"
+        sent = re.findall(rf"= (.+?) ({kinds}|ragged-all-to-all)(?:-start)?\(", compiled.as_text())
+        shapes = [(kind, shape) for types, kind in sent for shape in re.findall(r"\w\[([\d,]*)\]", types)]
+        return {(kind, int(np.prod([int(n) for n in shape.split(",") if n]))) for kind, shape in shapes}
+
+    return found
 
 
 @pytest.fixture(autouse=True)

@@ -11,15 +11,20 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 BACKEND = os.environ["KERAS_BACKEND"]
+DEVICES = 4
+"""So many can train together. Both frameworks make devices only before they do anything else."""
+
+if BACKEND == "jax":
+    flags = f"--xla_force_host_platform_device_count={DEVICES}"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
 
 
 @pytest.fixture(scope="session", autouse=True)
-def two_devices() -> None:
-    """Replicas need devices, which TensorFlow makes only before it does anything else."""
+def devices() -> None:
     if BACKEND == "tensorflow":
         tf = pytest.importorskip("tensorflow", reason="TensorFlow is not installed")
         tf.config.set_logical_device_configuration(
-            tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * 2
+            tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * DEVICES
         )
 
 

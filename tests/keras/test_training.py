@@ -210,27 +210,6 @@ def test_examples_in_the_docstrings() -> None:
     assert runner.tries >= len(classes)
 
 
-@pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "tensorflow", reason="Keras scales for TensorFlow's replicas only")
-@pytest.mark.parametrize("reduction", ["mean", "sum", "sum_over_batch_size"])
-def test_replicas_are_scaled_as_keras_does(rng: np.random.Generator, reduction: str) -> None:
-    import tensorflow as tf
-
-    x, y = data(rng)
-    weights, logged = [], []
-    theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True, reduction=reduction)
-    for loss in (theirs, CrossEntropyLoss(reduction=reduction)):
-        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
-            model = linear(loss)
-        logged.append(model.fit(x, y, batch_size=8, verbose=0).history["loss"])
-        weights.append(model.get_weights()[0])
-    np.testing.assert_allclose(weights[1], weights[0], rtol=1e-5)
-    np.testing.assert_allclose(logged[1], logged[0], rtol=1e-5)
-    if reduction == "mean":
-        alone = linear(CrossEntropyLoss(reduction=reduction))
-        alone.fit(x, y, batch_size=8, verbose=0)
-        np.testing.assert_allclose(weights[1], alone.get_weights()[0], rtol=1e-5)
-
-
 @pytest.mark.parametrize("bad", ["too large", "fraction", "soft"])
 def test_fit_on_bad_labels(rng: np.random.Generator, backend: str, bad: str) -> None:
     """Where `fit` traces nothing can be read and the loss is NaN; eagerly it is an error that shows the label."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.experimental
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,6 +22,8 @@ name = "jax"
 spec_version = 1
 losses = tuple(LOSSES)
 
+enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+"""Before JAX 0.8 it has another name."""
 NARROW = ("float32", "bfloat16", "float16")
 NO_GPU = "" if jax.default_backend() in ("gpu", "cuda") else "JAX finds no GPU"
 EAGER = Mode("eager", dtypes=("float32",), coverage="core")
@@ -68,7 +71,7 @@ def versions() -> Mapping[str, str]:
 
 def from_numpy(array: Array, mode: Mode) -> Any:
     # Told explicitly, because NumPy's 64-bit arrays are not what a user of 32-bit JAX hands over.
-    with jax.enable_x64("x64" in mode.setting):
+    with enable_x64("x64" in mode.setting):
         return jax.device_put(
             jnp.asarray(array, jax.dtypes.canonicalize_dtype(array.dtype)), jax.devices(mode.device)[0]
         )
@@ -81,7 +84,7 @@ def to_numpy(array: Any) -> Array:
 def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
     strict = "strict" in mode.setting
     with (
-        jax.enable_x64("x64" in mode.setting),
+        enable_x64("x64" in mode.setting),
         jax.numpy_dtype_promotion("strict" if strict else "standard"),
         jax.numpy_rank_promotion("raise" if strict else "allow"),
     ):

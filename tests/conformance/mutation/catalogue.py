@@ -1628,15 +1628,15 @@ bad.add(
 bad.add(
     "ignore_index_float_truncated",
     "ignore_index 1.5 is 1",
-    "if isinstance(ignore_index, bool) or not isinstance(ignore_index, int | np.integer):",
+    "if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer)):",
     "if isinstance(ignore_index, bool) or not isinstance(ignore_index, int | float | np.integer):",
     accepts=True,
 )
 bad.add(
     "ignore_index_boolean_accepted",
     "True is 1",
-    "if isinstance(ignore_index, bool) or not isinstance(ignore_index, int | np.integer):",
-    "if not isinstance(ignore_index, int | np.integer):",
+    "if isinstance(ignore_index, bool) or not isinstance(ignore_index, (int, np.integer)):",
+    "if not isinstance(ignore_index, (int, np.integer)):",
     accepts=True,
 )
 bad.add(

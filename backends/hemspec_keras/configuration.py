@@ -1,0 +1,36 @@
+"""Hyper-parameters as a Keras configuration holds them: plain numbers and lists, which JSON knows."""
+
+from __future__ import annotations
+
+import operator
+import sys
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from hemspec.arguments import check_axis, check_per_class, read_constant
+from hemspec_keras.framework import as_array
+
+register = keras.saving.register_keras_serializable("hemspec")
+
+
+def plain_axis(axis: Any) -> int:
+    """An integer; its range depends on the logits."""
+    check_axis(axis, sys.maxsize)
+    return operator.index(axis)
+
+
+def plain_constant(value: Any, *, name: str, scalar: bool = True, positive: bool = False) -> Any:
+    """A margin or another constant: a float, or a list of floats."""
+    if ops.is_tensor(value) or isinstance(value, keras.Variable):
+        value = ops.convert_to_numpy(as_array(value, name))
+    array = read_constant(value, name=name, positive=positive)
+    check_per_class(array.shape, None, name=name, scalar=scalar)
+    return array.tolist()
+
+
+def as_option(constant: Any) -> Any:
+    """A vector over classes as the frameworks take it without rounding."""
+    return np.asarray(constant, np.float64) if isinstance(constant, list) else constant
