@@ -1,5 +1,5 @@
 """Everything a contributor or a CI runs. ``nox -l`` lists the sessions; plain ``nox`` runs lint, types, tests,
-conformance of every backend, the example ports, the documentation, and build.
+conformance of every backend, the example ports and trainings, the documentation, and build.
 
 All sessions share one environment with the tested stack (constraints.txt), because installing three frameworks takes
 longer than most sessions; it is made once and made again when pyproject.toml or constraints.txt change. hemspec itself
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["lint", "types", "tests", "conformance", "ports", "docs", "build"]
+nox.options.sessions = ["lint", "types", "tests", "conformance", "ports", "examples", "docs", "build"]
 nox.options.error_on_missing_interpreters = True
 nox.needs_version = ">=2024.4.15"
 
@@ -26,8 +26,10 @@ WORK = ROOT / ".nox"
 STACK = WORK / "stack"
 EXTRAS = "torch,keras,jax,conformance,benchmark"
 SITE_TOOLS = ("sphinx", "furo", "myst-parser", "sphinx-design", "sphinx-copybutton")
-TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist", *SITE_TOOLS)
-"""TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA."""
+EXAMPLES = ("lightning", "transformers", "accelerate", "flax", "equinox")
+TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist", *SITE_TOOLS, *EXAMPLES)
+"""TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA;
+what the training examples need."""
 BACKENDS = {
     "numpy": {},
     "torch": {},
@@ -93,14 +95,14 @@ def tests(session: nox.Session) -> None:
         return pytest(session, *(str(ROOT / a) if a.startswith("tests/") else a for a in session.posargs))
     files = sorted((ROOT / "tests").glob("test_*.py"))
     # By file, because the tests about mutants share what the suite said of each.
-    pytest(session, *files, ROOT / "tests/conformance", "-n2", "--dist", "loadfile")
-    pytest(session, "--doctest-modules", "--pyargs", "hemspec.reference", "hemspec.margins")
+    doctests = ["--doctest-modules", "--pyargs"]
+    reference = ["hemspec.reference", "hemspec.margins"]
+    pytest(session, *doctests, *files, ROOT / "tests/conformance", *reference, "-n2", "--dist", "loadfile")
     for backend, variables in BACKENDS.items():
         if backend == "numpy":
             continue
         package = backend.split("-")[0]
-        pytest(session, ROOT / "tests" / package, "-n2", **variables)
-        pytest(session, "--doctest-modules", "--pyargs", f"hemspec_{package}", **variables)
+        pytest(session, *doctests, ROOT / "tests" / package, f"hemspec_{package}", "-n2", **variables)
     pytest(session, ROOT / "tests/benchmark", "-n2")
     return pytest(session, ROOT / "tests/perf", "-n2")
 
@@ -156,6 +158,13 @@ def ports(session: nox.Session, framework: str) -> None:
 
 
 @nox.session(venv_backend="none")
+def examples(session: nox.Session) -> None:
+    """The training examples: each runs as it is, learns, and accumulates as exactly as it says."""
+    stack(session)
+    pytest(session, ROOT / "tests/examples", "-n2", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
     """The documentation site, results/site/index.html; a broken link or an example that fails is an error."""
     stack(session)
@@ -163,6 +172,13 @@ def docs(session: nox.Session) -> None:
     shutil.rmtree(site, ignore_errors=True)
     run(session, "sphinx-build", *STRICT, "docs/site", str(site))
     pytest(session, ROOT / "tests/docs", "-n2")
+
+
+@nox.session(default=False)
+def screenshots(session: nox.Session) -> None:
+    """The built site in Chromium, desktop and phone, light and dark: results/screenshots. Needs chromium and a site."""
+    session.install("playwright", *constraints())
+    session.run("python", str(ROOT / "tests/docs/look.py"), str(ROOT / "results/screenshots"))
 
 
 @nox.session(default=False, venv_backend="none")
@@ -252,20 +268,21 @@ def fuzz(session: nox.Session, backend: str) -> None:
 def versions(session: nox.Session, entry: str) -> None:
     """The wheel with other versions of a framework, NumPy and Python (long; gigabytes): docs/site/versions.md.
 
-    HEM and every loss's random vectors in all modes, bad input, and the examples in docstrings. Arguments go to
-    hemspec-conformance instead. What cannot be installed is skipped, with pip's reason.
+    Every loss's random vectors in all modes, all of HEM and the bad arguments eagerly, and the examples in docstrings;
+    ``-- --only '*'`` for all of the suite. What cannot be installed is skipped, with pip's reason.
     """
     python, pins, backends = VERSIONS[entry]
     folder = WORK / "versions" / entry
     try:
-        made(session, folder, python, [*pins, *SUITE_NEEDS, "packaging"])
+        make(session, folder, python, [*pins, *SUITE_NEEDS, "packaging"])
     except nox.command.CommandFailed:
         return session.skip(f"cannot be installed here: {', '.join(pins)} for Python {python}")
     environment = {**QUIET, "PATH": os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])}
     install = [str(folder / "bin/python"), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
     session.run(*install, "--no-deps", "--force-reinstall", str(wheel(session)), external=True)
     test = ["pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
-    only = session.posargs or ["--only", "hem_loss/*", "--only", "*/random*", "--timeout", "180", "--workers", "2"]
+    only = session.posargs or [f"--only={checks}" for checks in ("*/random*", "hem_loss/*/eager/*", "*/bad_*/eager/*")]
+    only += ["--timeout", "180", "--workers", "2"]
     with session.chdir(outside()):
         session.run(*test, str(ROOT / "tests/bare"), env=environment, external=True)
         for backend in backends:
@@ -277,7 +294,7 @@ def versions(session: nox.Session, entry: str) -> None:
     return None
 
 
-def made(session: nox.Session, folder: Path, python: str, requirements: list[str]) -> None:
+def make(session: nox.Session, folder: Path, python: str, requirements: list[str]) -> None:
     """A virtual environment of that Python with these packages, made once."""
     stamp, recipe = folder / "recipe", " ".join([python, *requirements])
     if stamp.exists() and stamp.read_text() == recipe:

@@ -25,6 +25,8 @@ class Framework:
     read: Callable[[Any], Any]
     replicas: Any = None
     """The module `hemspec_keras.replicas` where a loss may be computed by several of them, each with its own part."""
+    usable: Callable[[Any], Any] = lambda tensor: tensor
+    """A tensor of a dtype that the framework can compute with."""
 
     def count_replicas(self) -> int:
         return 1 if self.replicas is None else int(self.replicas.count_replicas())
@@ -64,7 +66,14 @@ def select_framework(name: str) -> Framework:
                 return function(y_pred, labels, sample_weight=sample_weight, **options)
             return function(y_pred.movedim(axis, usual), labels, sample_weight=sample_weight, **options)
 
-        return Framework(torch_functions, torch_diagnostics, call_torch, read_torch)
+        def signed(tensor: torch.Tensor) -> torch.Tensor:
+            """PyTorch has unsigned integers of more than 8 bits, and hardly an operation on them."""
+            if tensor.dtype == torch.uint64:
+                bits = tensor.view(torch.int64)
+                return torch.where(bits < 0, torch.iinfo(torch.int64).max, bits)
+            return tensor.to(torch.int64) if tensor.dtype in (torch.uint16, torch.uint32) else tensor
+
+        return Framework(torch_functions, torch_diagnostics, call_torch, read_torch, usable=signed)
     raise ImportError(
         f"hemspec.keras runs on Keras's backends 'tensorflow', 'jax' and 'torch'; KERAS_BACKEND is {name!r}"
     )
@@ -95,7 +104,7 @@ def as_array(value: Any, name: str) -> Any:
     if isinstance(value, keras.Variable):
         return value.value
     if ops.is_tensor(value):
-        return value
+        return FRAMEWORK.usable(value)
     array = np.asarray(value)
     if array.dtype == object:
         raise TypeError(f"{name} must be a tensor or an array; got {type(value).__name__}")
