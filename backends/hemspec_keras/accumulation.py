@@ -62,7 +62,7 @@ def accumulate_gradients(model: ModelT, steps: int) -> ModelT:
         )
     if model.get_compile_config()["loss_weights"] is not None:
         raise ValueError("model must be compiled without loss_weights")
-    step = {"tensorflow": tensorflow_step, "jax": jax_step, "torch": torch_step}[keras.backend.backend()]
+    step: Any = {"tensorflow": tensorflow_step, "jax": jax_step, "torch": torch_step}[keras.backend.backend()]
     model.train_step = functools.partial(step, model, loss, steps)
     model.train_function = None  # which may have been traced before
     return model
@@ -122,9 +122,10 @@ def tensorflow_step(model: Any, loss: Any, steps: int, data: Any) -> Any:
     import tensorflow as tf
 
     weights, samples = model.trainable_weights, count_samples(data)
-    gradients = terms = None
+    gradients: Any = None
+    terms: Any = None
     for start in range(steps):
-        # One part after the other: nothing else would keep a graph from computing them at the same time.
+        # Nothing else would keep a graph from computing the parts at the same time.
         with tf.control_dependencies([g for g in gradients or [] if g is not None]):
             x, y, weight = part(data, start, steps)
         with tf.GradientTape() as tape:
@@ -155,12 +156,14 @@ def jax_step(model: Any, loss: Any, steps: int, state: Any, data: Any) -> Any:
         with keras.StatelessScope(scale):
             return model.optimizer.scale_loss(terms[0]), (terms, others, y_pred)
 
-    gradients = terms = None
+    gradients: Any = None
+    terms: Any = None
     with keras.StatelessScope(metrics) as scope:
         for start in range(steps):
             x, y, weight = part(data, start, steps)
-            # One part after the other: nothing else would keep a compiler from computing them at the same time.
-            x, y, weight, gradients = jax.lax.optimization_barrier((x, y, weight, gradients))
+            # Nothing else would keep a compiler from computing the parts at the same time.
+            one_after_the_other: Any = jax.lax.optimization_barrier
+            x, y, weight, gradients = one_after_the_other((x, y, weight, gradients))
             slopes, (new, others, y_pred) = jax.grad(numerator_of, has_aux=True)(weights, others, x, y, weight)
             gradients, terms = added(gradients, slopes), added(terms, new)
             model.compute_metrics(x, y, y_pred, sample_weight=weight)
@@ -176,7 +179,8 @@ def jax_step(model: Any, loss: Any, steps: int, state: Any, data: Any) -> Any:
 def torch_step(model: Any, loss: Any, steps: int, data: Any) -> Any:
     import torch
 
-    samples, terms = count_samples(data), None
+    samples = count_samples(data)
+    terms: Any = None
     model.zero_grad()
     for start in range(steps):
         x, y, weight = part(data, start, steps)
