@@ -174,6 +174,13 @@ def docs(session: nox.Session) -> None:
     pytest(session, ROOT / "tests/docs", "-n2")
 
 
+@nox.session(default=False)
+def screenshots(session: nox.Session) -> None:
+    """The built site in Chromium, desktop and phone, light and dark: results/screenshots. Needs chromium and a site."""
+    session.install("playwright", *constraints())
+    session.run("python", str(ROOT / "tests/docs/look.py"), str(ROOT / "results/screenshots"))
+
+
 @nox.session(default=False, venv_backend="none")
 def linkcheck(session: nox.Session) -> None:
     """Whether the documentation's links to other sites lead somewhere (needs the network)."""
@@ -261,20 +268,21 @@ def fuzz(session: nox.Session, backend: str) -> None:
 def versions(session: nox.Session, entry: str) -> None:
     """The wheel with other versions of a framework, NumPy and Python (long; gigabytes): docs/site/versions.md.
 
-    HEM and every loss's random vectors in all modes, bad input, and the examples in docstrings. Arguments go to
-    hemspec-conformance instead. What cannot be installed is skipped, with pip's reason.
+    Every loss's random vectors in all modes, all of HEM and the bad arguments eagerly, and the examples in docstrings;
+    ``-- --only '*'`` for all of the suite. What cannot be installed is skipped, with pip's reason.
     """
     python, pins, backends = VERSIONS[entry]
     folder = WORK / "versions" / entry
     try:
-        made(session, folder, python, [*pins, *SUITE_NEEDS, "packaging"])
+        make(session, folder, python, [*pins, *SUITE_NEEDS, "packaging"])
     except nox.command.CommandFailed:
         return session.skip(f"cannot be installed here: {', '.join(pins)} for Python {python}")
     environment = {**QUIET, "PATH": os.pathsep.join([str(folder / "bin"), os.environ["PATH"]])}
     install = [str(folder / "bin/python"), "-m", "pip", "--disable-pip-version-check", "-q", "install"]
     session.run(*install, "--no-deps", "--force-reinstall", str(wheel(session)), external=True)
     test = ["pytest", "-q", "-p", "no:cacheprovider", "-W", "ignore"]
-    only = session.posargs or ["--only", "hem_loss/*", "--only", "*/random*", "--timeout", "180", "--workers", "2"]
+    only = session.posargs or [f"--only={checks}" for checks in ("*/random*", "hem_loss/*/eager/*", "*/bad_*/eager/*")]
+    only += ["--timeout", "180", "--workers", "2"]
     with session.chdir(outside()):
         session.run(*test, str(ROOT / "tests/bare"), env=environment, external=True)
         for backend in backends:
@@ -286,7 +294,7 @@ def versions(session: nox.Session, entry: str) -> None:
     return None
 
 
-def made(session: nox.Session, folder: Path, python: str, requirements: list[str]) -> None:
+def make(session: nox.Session, folder: Path, python: str, requirements: list[str]) -> None:
     """A virtual environment of that Python with these packages, made once."""
     stamp, recipe = folder / "recipe", " ".join([python, *requirements])
     if stamp.exists() and stamp.read_text() == recipe:

@@ -203,7 +203,7 @@ def representable(value: int, dtype: str) -> bool:
     """
     bits = int(dtype.lstrip("uint"))
     low, high = (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return bool(low <= value <= high)
+    return low <= value <= high
 
 
 def check_constant_dtype(dtype: str, name: str) -> None:

@@ -299,7 +299,9 @@ def focal_loss(
     log_q = jax.nn.logsumexp(rivals, axis=-1) - jax.nn.logsumexp(inner, axis=-1)
     values = jnp.where(certain, minus_log_p, jnp.exp(g * log_q) * jnp.where(certain, 0.0, minus_log_p)) * factor
     if alpha is not None:
-        values = values * at_true_class(over_classes(a, positions), positions)
+        of_class = at_true_class(over_classes(a, positions), positions)
+        # 0 times infinity: the product's gradient would be 0 times what is in front of it.
+        values = values * jnp.where(jnp.isinf(values) & (of_class == 0), jnp.nan, of_class)
     return add_up(values, positions.weights, positions.valid, reduction, axis_name)
 
 

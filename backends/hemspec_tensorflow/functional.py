@@ -269,7 +269,9 @@ def focal_loss(
     certain_q_to_g = keep(~(no_rival & (g > 0)), tf.ones_like(log_q))
     values = tf.where(certain, certain_q_to_g, tf.exp(g * log_q)) * minus_log_p
     if alpha is not None:
-        values = values * at_true_class(a, positions)
+        factor = at_true_class(a, positions)
+        # 0 times infinity: the product's gradient would be 0 times what is in front of it.
+        values = values * keep(~(tf.math.is_inf(values) & (factor == 0)), factor, float("nan"))
     return add_up(values, positions.weights, positions.valid, reduction)
 
 

@@ -53,8 +53,8 @@ class Differences(NamedTuple):
 
 def margin_differences(positions: Positions, margin: Any) -> Differences:
     """The differences, with their gradient, and the errors; NaN throughout a row that holds a NaN."""
-    margins, poison = constant(margin, *positions.classes_and_device, name="margin", per_class=True)
-    z, true_class = positions.logits, positions.true_class
+    margins, poison = constant(margin, *positions.classes_and_device(), name="margin", per_class=True)
+    z, true_class = positions.logits, positions.true_class()
     z_y = z.gather(-1, positions.labels.unsqueeze(-1))
     c = torch.where(torch.isinf(z_y), 0.0, z_y).detach()
     rivals, true = (z - c) + at_true_class(margins, positions.labels, z.dtype).unsqueeze(-1), c - z_y
@@ -75,8 +75,9 @@ def kept_errors(errors: Tensor) -> Tensor:
     """
     largest = errors.amax(-1, keepdim=True)
     shortfall = largest - errors
-    high = errors.shape[-1] * shortfall <= shortfall.sum(-1, keepdim=True)
-    high = torch.where(torch.isinf(largest), errors == largest, high)
+    infinite = torch.isinf(largest)
+    high = ~infinite & (errors.shape[-1] * shortfall <= shortfall.sum(-1, keepdim=True))
+    high = high | (infinite & (errors == largest))  # no `where`: ONNX Runtime has none of booleans
     return (high & (errors > 0)) | torch.isnan(errors)
 
 
@@ -303,10 +304,10 @@ def focal_loss(
     check_reduction(reduction, REDUCTIONS)
     check_process_group(process_group, reduction)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    g, poison = constant(gamma, *positions.classes_and_device, name="gamma")
+    g, poison = constant(gamma, *positions.classes_and_device(), name="gamma")
     poisons = [poison]
     if alpha is not None:
-        a, poison = constant(alpha, *positions.classes_and_device, name="alpha", per_class=True, scalar=False)
+        a, poison = constant(alpha, *positions.classes_and_device(), name="alpha", per_class=True, scalar=False)
         poisons.append(poison)
     z = softmax_logits(positions, *poisons)
     minus_log_p = cross_entropy(z, positions.labels)
@@ -314,7 +315,7 @@ def focal_loss(
     # log q, q = 1 - p, straight from the logits: exact where 1 - p would round to 0. Where infinities make q exactly
     # 0 (then log p is 0 as well) or 1 the loss is -log p, and zeros go where the logits were, so that no inf - inf can
     # reach them.
-    true_class = positions.true_class
+    true_class = positions.true_class()
     with torch.no_grad():
         no_rival = (torch.isneginf(z) | true_class).all(-1)
         certain = no_rival | torch.isneginf(z.gather(-1, positions.labels.unsqueeze(-1)).squeeze(-1))
@@ -324,8 +325,15 @@ def focal_loss(
     q_to_g = torch.exp(g.to(z.dtype) * log_q)
     values = torch.where(certain, minus_log_p, q_to_g * torch.where(certain, 0.0, minus_log_p))
     if alpha is not None:
+<<<<<<< HEAD
+        factor = at_true_class(a, positions.labels, values.dtype)
+        # 0 times infinity: the product's gradient would be 0 times what is in front of it.
+        values = values * torch.where(torch.isinf(values) & (factor == 0), torch.nan, factor)
+    return add_up(values, positions.weights, positions.valid, reduction)
+=======
         values = values * at_true_class(a, positions.labels, values.dtype)
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
+>>>>>>> c38e7692943f37558f66a255a7d8b2330d17737c
 
 
 @loss_function(divide)
@@ -361,7 +369,7 @@ def logit_norm_loss(
     check_reduction(reduction, REDUCTIONS)
     check_process_group(process_group, reduction)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    t, poison = constant(temperature, *positions.classes_and_device, name="temperature", positive=True)
+    t, poison = constant(temperature, *positions.classes_and_device(), name="temperature", positive=True)
     z = spoil(positions.logits, ~torch.isfinite(positions.logits).all(-1), positions.poison, poison)
     with torch.no_grad():  # any scale gives the same quotient, so it is a constant
         largest = z.abs().amax(-1, keepdim=True)
@@ -410,9 +418,9 @@ def logit_adjusted_loss(
     check_reduction(reduction, REDUCTIONS)
     check_process_group(process_group, reduction)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    t, poison_t = constant(temperature, *positions.classes_and_device, name="temperature", positive=True)
+    t, poison_t = constant(temperature, *positions.classes_and_device(), name="temperature", positive=True)
     counts, poison_c = constant(
-        class_counts, *positions.classes_and_device, name="class_counts", per_class=True, scalar=False, positive=True
+        class_counts, *positions.classes_and_device(), name="class_counts", per_class=True, scalar=False, positive=True
     )
     shift = t * (counts.log() - counts.sum().log())
     z = softmax_logits(positions, poison_t, poison_c) + shift.to(positions.logits.dtype)
@@ -461,7 +469,7 @@ def dice_loss(
     check_process_group(process_group, reduction)
     check_flag(batch, name="batch")
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    s, poison = constant(smooth, *positions.classes_and_device, name="smooth")
+    s, poison = constant(smooth, *positions.classes_and_device(), name="smooth")
     s = s.to(positions.logits.dtype)
     shape = target.shape[:0] if batch else target.shape[:1]
 
@@ -470,7 +478,7 @@ def dice_loss(
 
     p = torch.softmax(softmax_logits(positions, poison), -1)
     w = positions.weights.unsqueeze(-1)
-    true = positions.true_class.to(p.dtype)
+    true = positions.true_class().to(p.dtype)
     predicted, present, overlap = per_image(w * p), per_image(w * true), per_image(w * p * true)
     if batch:
         predicted, present, overlap = summed(process_group, predicted, present, overlap)

@@ -24,6 +24,7 @@ from hemspec_torch.blocked import BLOCK, SMALLEST
 from hemspec_torch.functional import hem_loss
 from hemspec_torch.positions import add_up, check_tensors, constant, divide, dtype_name, targets_for
 from hemspec_torch.replicas import check_process_group, over_replicas
+from hemspec_torch.selection import is_exporting
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -145,7 +146,8 @@ def cast_as_linear(*factors: Tensor | None) -> list[Any]:
 def is_transformed() -> bool:
     """Whether a transformation needs to see inside."""
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return bool(tracing or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+    mapped = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return bool(tracing or mapped or is_exporting())
 
 
 def cuts(size: int, step: int) -> Iterator[slice]:

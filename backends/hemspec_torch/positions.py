@@ -50,11 +50,10 @@ class Positions(NamedTuple):
     valid: Tensor
     poison: Tensor
 
-    @property
+    # Methods, because Dynamo of PyTorch 2.6 knows no properties of a NamedTuple.
     def classes_and_device(self) -> tuple[int, torch.device]:
         return self.logits.shape[-1], self.logits.device
 
-    @property
     def true_class(self) -> Tensor:
         """One-hot labels as a mask, the shape of the logits."""
         classes = torch.arange(self.logits.shape[-1], device=self.labels.device)

@@ -36,6 +36,8 @@ SHARE: Final = {"all": 20, "first dtype": 8, "brief": 4, "core": 2}
 CONTENTS: Final = {"all": 1, "first dtype": 20, "brief": 20, "core": 40}
 """How many calls share what a compiler works by."""
 SHRINKING_SECONDS: Final = 3.0
+SHRUNK: Final[set[tuple[str, str, str]]] = set()
+"""Of which backend, loss and mode a failing call has been made smaller in this process."""
 ARGUMENTS: Final = (
     *("logits", "labels", "sample_weight", "ignore_index", "reduction", "axis"),
     *("margin", "gamma", "alpha", "temperature", "class_counts", "smooth", "batch"),
@@ -62,7 +64,8 @@ def portions(backend: Backend, inputs: int) -> Iterator[tuple[Mode, str, int]]:
 def input_of(backend: Backend, loss: str, mode: Mode, dtype: str, *, seed: int, number: int) -> Input:
     """The call of that number, as the mode can be asked it."""
     faults = mode.refusals and not mode.per_example and mode.layout == "as_given"
-    limits = Limits(backend.label_forms, faults, mode.infinities, CONTENTS[mode.coverage])
+    forms: Any = backend.label_forms if mode.layout == "as_given" and not mode.per_example else ("ids",)
+    limits = Limits(forms, faults, mode.infinities, CONTENTS[mode.coverage])
     drawn = draw(loss, dtype, limits, seed=seed, number=number)
     return replace(drawn, call=fitted(drawn.call, mode))
 
@@ -89,8 +92,10 @@ def check_input(backend: Backend, loss: str, mode: Mode, dtype: str, *, seed: in
     place = Place(backend.name, loss, f"fuzz {seed} {number}", mode.name, dtype)
     if not (fault := fault_of(backend, mode, asked)):
         return
+    # One of each loss and mode is shown.
+    shrunk = (backend.name, loss, mode.name) not in SHRUNK
+    SHRUNK.add((backend.name, loss, mode.name))
     until = time.monotonic() + SHRINKING_SECONDS
-    shrunk = True
     while shrunk and time.monotonic() < until:
         shrunk = False
         for smaller in simpler(asked):
@@ -266,7 +271,7 @@ def bad_positions(call: Call) -> Any:
         weight = np.broadcast_to(w.reshape(w.shape + (1,) * (weight.ndim - w.ndim)), weight.shape)
     classes = call.logits.shape[call.axis]
     valid = exists & (weight > 0)
-    beyond = np.reshape([not 0 <= int(label) < classes for label in call.labels.ravel()], valid.shape)
+    beyond = np.array([not 0 <= int(label) < classes for label in call.labels.ravel()], bool).reshape(valid.shape)
     bad = (exists & ~(np.isfinite(weight) & (weight >= 0))) | (valid & beyond)
     numbers = [np.asarray(value, np.float64) for value in call.constants.values() if isinstance(value, np.ndarray)]
     allowed = [(array > 0 if call.loss == "logit_adjusted_loss" else array >= 0) for array in numbers]

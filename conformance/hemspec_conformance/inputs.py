@@ -154,8 +154,8 @@ def with_fault(dice: Dice, call: Call, *, strict: bool) -> Call:
     if fault == "one class":
         return replace(call, logits=call.logits[..., :1])
     if fault == "reduction":
-        bad = ["average", "", "MEAN", None, "active_mean"]
-        return replace(call, reduction=dice.of(bad if constant != "margin" else bad[:-1]))
+        bad: list[Any] = ["average", "", "MEAN"] + [None] * strict  # Keras's word for "none"
+        return replace(call, reduction=dice.of([*bad, "active_mean"] if constant != "margin" else bad))
     if fault == "ignore_index":
         return replace(call, ignore_index=dice.of((1.5, True, "1", -100.0)))
     if fault == "label count":
@@ -243,9 +243,10 @@ def fill_labels(dice: Dice, call: Call, classes: int, form: LabelForm, *, bad: b
     labels = call.labels
     if labels.dtype.kind not in "iu" or not labels.size:
         return labels
-    low, high = (
-        int(f(np.iinfo(labels.dtype))) for f in (lambda i: max(i.min, -(2**31)), lambda i: min(i.max, 2**31 - 1))
-    )
+    # Frameworks without 64-bit integers hold no more than these, and float32 no more than the others.
+    most = 2**24 if form == "float" else 2**31
+    info = np.iinfo(labels.dtype)
+    low, high = max(int(info.min), -most), min(int(info.max), most - 1)
     numbers = dice.rng.integers(0, min(classes, high + 1), labels.shape)
     ignored = call.ignore_index
     if form != "one_hot":

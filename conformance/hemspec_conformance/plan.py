@@ -21,7 +21,7 @@ from hemspec_conformance.check import (
     check_vector,
     class_axis_of,
 )
-from hemspec_conformance.fuzz import check_input, described, input_of, portions
+from hemspec_conformance.fuzz import CONTENTS, check_input, described, input_of, portions
 from hemspec_conformance.laws import EXAMPLES, LAWS, check_law
 from hemspec_conformance.rejections import REJECTIONS
 from hemspec_conformance.vectors import Vector, load
@@ -72,7 +72,7 @@ def fuzz_plan(backend: Backend, inputs: int, seed: int) -> list[Check]:
     for mode, loss, count in portions(backend, inputs):
         dtypes = [dtype for dtype in mode.dtypes if not reason_to_skip(mode, dtype)]
         for number in range(count):
-            dtype = dtypes[number % len(dtypes)]
+            dtype = dtypes[number // CONTENTS[mode.coverage] % len(dtypes)]
             asked = {"seed": seed, "number": number}
             checks.append(
                 Check(

@@ -8,6 +8,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from importlib.metadata import distributions
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ argument_names = {"logits": "input", "labels": "target"}
 
 NO_CUDA = "" if torch.cuda.is_available() else "PyTorch finds no CUDA device"
 NO_TRITON = "" if importlib.util.find_spec("triton") else "Triton is not installed"
+if any(found.version.startswith("3.2.") for found in distributions(name="triton")):
+    NO_TRITON = "the interpreter of Triton 3.2 crashes"  # PyTorch 2.6 comes with it
 if NO_CUDA:
     # Triton decides when it is imported, by `torch._dynamo` below among others. On a GPU its kernels are compiled.
     os.environ["TRITON_INTERPRET"] = "1"
