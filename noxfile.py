@@ -95,14 +95,14 @@ def tests(session: nox.Session) -> None:
         return pytest(session, *(str(ROOT / a) if a.startswith("tests/") else a for a in session.posargs))
     files = sorted((ROOT / "tests").glob("test_*.py"))
     # By file, because the tests about mutants share what the suite said of each.
-    pytest(session, *files, ROOT / "tests/conformance", "-n2", "--dist", "loadfile")
-    pytest(session, "--doctest-modules", "--pyargs", "hemspec.reference", "hemspec.margins")
+    doctests = ["--doctest-modules", "--pyargs"]
+    reference = ["hemspec.reference", "hemspec.margins"]
+    pytest(session, *doctests, *files, ROOT / "tests/conformance", *reference, "-n2", "--dist", "loadfile")
     for backend, variables in BACKENDS.items():
         if backend == "numpy":
             continue
         package = backend.split("-")[0]
-        pytest(session, ROOT / "tests" / package, "-n2", **variables)
-        pytest(session, "--doctest-modules", "--pyargs", f"hemspec_{package}", **variables)
+        pytest(session, *doctests, ROOT / "tests" / package, f"hemspec_{package}", "-n2", **variables)
     pytest(session, ROOT / "tests/benchmark", "-n2")
     return pytest(session, ROOT / "tests/perf", "-n2")
 

@@ -23,17 +23,13 @@ class Framework:
     call: Callable[..., Any]
     """``call(function, y_pred, labels, axis=..., sample_weight=..., ...)``"""
     read: Callable[[Any], Any]
-<<<<<<< HEAD
-    usable: Callable[[Any], Any] = lambda tensor: tensor
-    """A tensor of a dtype that the framework can compute with."""
-    replicas: Callable[[], int] = lambda: 1
-=======
     replicas: Any = None
     """The module `hemspec_keras.replicas` where a loss may be computed by several of them, each with its own part."""
+    usable: Callable[[Any], Any] = lambda tensor: tensor
+    """A tensor of a dtype that the framework can compute with."""
 
     def count_replicas(self) -> int:
         return 1 if self.replicas is None else int(self.replicas.count_replicas())
->>>>>>> c38e7692943f37558f66a255a7d8b2330d17737c
 
 
 def select_framework(name: str) -> Framework:
@@ -44,14 +40,7 @@ def select_framework(name: str) -> Framework:
         from hemspec_tensorflow.diagnostics import hem_diagnostics as tensorflow_diagnostics
         from hemspec_tensorflow.positions import read as read_tensorflow
 
-<<<<<<< HEAD
-        def replicas() -> int:
-            return int(tf.distribute.get_strategy().num_replicas_in_sync)
-
-        return Framework(tensorflow_functions, call_directly, read_tensorflow, replicas=replicas)
-=======
         return Framework(tensorflow_functions, tensorflow_diagnostics, call_directly, read_tensorflow, replicas)
->>>>>>> c38e7692943f37558f66a255a7d8b2330d17737c
     if name == "jax":
         from hemspec_jax import functional as jax_functions
         from hemspec_jax.diagnostics import hem_diagnostics as jax_diagnostics
@@ -77,7 +66,6 @@ def select_framework(name: str) -> Framework:
                 return function(y_pred, labels, sample_weight=sample_weight, **options)
             return function(y_pred.movedim(axis, usual), labels, sample_weight=sample_weight, **options)
 
-<<<<<<< HEAD
         def signed(tensor: torch.Tensor) -> torch.Tensor:
             """PyTorch has unsigned integers of more than 8 bits, and hardly an operation on them."""
             if tensor.dtype == torch.uint64:
@@ -85,10 +73,7 @@ def select_framework(name: str) -> Framework:
                 return torch.where(bits < 0, torch.iinfo(torch.int64).max, bits)
             return tensor.to(torch.int64) if tensor.dtype in (torch.uint16, torch.uint32) else tensor
 
-        return Framework(torch_functions, call_torch, read_torch, signed)
-=======
-        return Framework(torch_functions, torch_diagnostics, call_torch, read_torch)
->>>>>>> c38e7692943f37558f66a255a7d8b2330d17737c
+        return Framework(torch_functions, torch_diagnostics, call_torch, read_torch, usable=signed)
     raise ImportError(
         f"hemspec.keras runs on Keras's backends 'tensorflow', 'jax' and 'torch'; KERAS_BACKEND is {name!r}"
     )

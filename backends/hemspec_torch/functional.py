@@ -325,15 +325,10 @@ def focal_loss(
     q_to_g = torch.exp(g.to(z.dtype) * log_q)
     values = torch.where(certain, minus_log_p, q_to_g * torch.where(certain, 0.0, minus_log_p))
     if alpha is not None:
-<<<<<<< HEAD
         factor = at_true_class(a, positions.labels, values.dtype)
         # 0 times infinity: the product's gradient would be 0 times what is in front of it.
         values = values * torch.where(torch.isinf(values) & (factor == 0), torch.nan, factor)
-    return add_up(values, positions.weights, positions.valid, reduction)
-=======
-        values = values * at_true_class(a, positions.labels, values.dtype)
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
->>>>>>> c38e7692943f37558f66a255a7d8b2330d17737c
 
 
 @loss_function(divide)
