@@ -27,9 +27,10 @@ STACK = WORK / "stack"
 EXTRAS = "torch,keras,jax,conformance,benchmark"
 SITE_TOOLS = ("sphinx", "furo", "myst-parser", "sphinx-design", "sphinx-copybutton")
 EXAMPLES = ("lightning", "transformers", "accelerate", "flax", "equinox")
-TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist", *SITE_TOOLS, *EXAMPLES)
-"""TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA;
-what the training examples need."""
+EXPORT = ("onnx", "onnxscript", "onnxruntime")
+TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist", *SITE_TOOLS, *EXAMPLES, *EXPORT)
+"""TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA; what
+the documentation, the training examples and the tests of exported models need."""
 BACKENDS = {
     "numpy": {},
     "torch": {},
