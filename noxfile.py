@@ -1,5 +1,5 @@
 """Everything a contributor or a CI runs. ``nox -l`` lists the sessions; plain ``nox`` runs lint, types, tests,
-conformance of every backend, the example ports, the documentation, and build.
+conformance of every backend, the example ports and trainings, the documentation, and build.
 
 All sessions share one environment with the tested stack (constraints.txt), because installing three frameworks takes
 longer than most sessions; it is made once and made again when pyproject.toml or constraints.txt change. hemspec itself
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nox
 
-nox.options.sessions = ["lint", "types", "tests", "conformance", "ports", "docs", "build"]
+nox.options.sessions = ["lint", "types", "tests", "conformance", "ports", "examples", "docs", "build"]
 nox.options.error_on_missing_interpreters = True
 nox.needs_version = ">=2024.4.15"
 
@@ -26,8 +26,11 @@ WORK = ROOT / ".nox"
 STACK = WORK / "stack"
 EXTRAS = "torch,keras,jax,conformance,benchmark"
 SITE_TOOLS = ("sphinx", "furo", "myst-parser", "sphinx-design", "sphinx-copybutton")
-TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist", *SITE_TOOLS)
-"""TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA."""
+EXAMPLES = ("lightning", "transformers", "accelerate", "flax", "equinox")
+EXPORT = ("onnx", "onnxscript", "onnxruntime")
+TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist", *SITE_TOOLS, *EXAMPLES, *EXPORT)
+"""TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA; what
+the documentation, the training examples and the tests of exported models need."""
 BACKENDS = {
     "numpy": {},
     "torch": {},
@@ -93,14 +96,14 @@ def tests(session: nox.Session) -> None:
         return pytest(session, *(str(ROOT / a) if a.startswith("tests/") else a for a in session.posargs))
     files = sorted((ROOT / "tests").glob("test_*.py"))
     # By file, because the tests about mutants share what the suite said of each.
-    pytest(session, *files, ROOT / "tests/conformance", "-n2", "--dist", "loadfile")
-    pytest(session, "--doctest-modules", "--pyargs", "hemspec.reference", "hemspec.margins")
+    doctests = ["--doctest-modules", "--pyargs"]
+    reference = ["hemspec.reference", "hemspec.margins"]
+    pytest(session, *doctests, *files, ROOT / "tests/conformance", *reference, "-n2", "--dist", "loadfile")
     for backend, variables in BACKENDS.items():
         if backend == "numpy":
             continue
         package = backend.split("-")[0]
-        pytest(session, ROOT / "tests" / package, "-n2", **variables)
-        pytest(session, "--doctest-modules", "--pyargs", f"hemspec_{package}", **variables)
+        pytest(session, *doctests, ROOT / "tests" / package, f"hemspec_{package}", "-n2", **variables)
     pytest(session, ROOT / "tests/benchmark", "-n2")
     return pytest(session, ROOT / "tests/perf", "-n2")
 
@@ -156,6 +159,13 @@ def ports(session: nox.Session, framework: str) -> None:
 
 
 @nox.session(venv_backend="none")
+def examples(session: nox.Session) -> None:
+    """The training examples: each runs as it is, learns, and accumulates as exactly as it says."""
+    stack(session)
+    pytest(session, ROOT / "tests/examples", "-n2", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session(venv_backend="none")
 def docs(session: nox.Session) -> None:
     """The documentation site, results/site/index.html; a broken link or an example that fails is an error."""
     stack(session)
@@ -163,6 +173,13 @@ def docs(session: nox.Session) -> None:
     shutil.rmtree(site, ignore_errors=True)
     run(session, "sphinx-build", *STRICT, "docs/site", str(site))
     pytest(session, ROOT / "tests/docs", "-n2")
+
+
+@nox.session(default=False)
+def screenshots(session: nox.Session) -> None:
+    """The built site in Chromium, desktop and phone, light and dark: results/screenshots. Needs chromium and a site."""
+    session.install("playwright", *constraints())
+    session.run("python", str(ROOT / "tests/docs/look.py"), str(ROOT / "results/screenshots"))
 
 
 @nox.session(default=False, venv_backend="none")

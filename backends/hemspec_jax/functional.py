@@ -76,7 +76,8 @@ def hem_loss(
         axis_name: a mapped axis (of ``vmap``, ``pmap`` or ``shard_map``), or several, to reduce over as well; not
             with ``"none"``. An average over shards is not the average of their averages. Differentiate outside the
             map, or inside a ``shard_map`` that tracks replication (``check_vma=True``, the default); inside any
-            other JAX gives the gradient of the sum of all replicas' equal losses.
+            other JAX gives the gradient of the sum of all replicas' equal losses, so that ``lax.pmean`` over the axis
+            gives that of the loss.
         class_axis_name: a mapped axis, or several, over whose shards the classes are spread in equal parts and in
             order, as in a class-parallel head. The logits are then one shard's; labels and margin are as without. The
             logits never leave their shard, only arrays of the labels' size do. Differentiate as with `axis_name`: each

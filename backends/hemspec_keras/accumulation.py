@@ -42,6 +42,7 @@ def accumulate_gradients(model: ModelT, steps: int) -> ModelT:
         TypeError, ValueError: naming the argument, what was expected and what came.
 
     Example:
+        >>> from hemspec.keras import HEMLoss
         >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3)])
         >>> model.compile("sgd", loss=HEMLoss())
         >>> x, y = keras.ops.ones((8, 2)), keras.ops.zeros((8,), "int32")
@@ -61,19 +62,26 @@ def accumulate_gradients(model: ModelT, steps: int) -> ModelT:
         )
     if model.get_compile_config()["loss_weights"] is not None:
         raise ValueError("model must be compiled without loss_weights")
-    step = {"tensorflow": tensorflow_step, "jax": jax_step, "torch": torch_step}[keras.backend.backend()]
+    step: Any = {"tensorflow": tensorflow_step, "jax": jax_step, "torch": torch_step}[keras.backend.backend()]
     model.train_step = functools.partial(step, model, loss, steps)
     model.train_function = None  # which may have been traced before
     return model
 
 
-def terms_of(model: Any, loss: Any, y: Any, y_pred: Any, weight: Any, other_losses: Any) -> tuple[Any, Any]:
-    """What adds up: numerator and denominator, None for that of a sum."""
+def terms_of(model: Any, loss: Any, samples: Any, y: Any, y_pred: Any, weight: Any, other_losses: Any) -> list[Any]:
+    """What adds up: numerator and denominator, None for that of a sum.
+
+    Both divided by the samples of the batch: gradients of the size that averages have suit float16.
+    """
     if model.loss is not loss:
         raise ValueError("the model has been compiled with another loss: call accumulate_gradients again")
     if other_losses:
         raise ValueError(f"model must have no losses of its own (regularizers, add_loss); got {len(other_losses)}")
-    return loss._terms(*loss._prepare(y, y_pred, weight))  # type: ignore[no-any-return]
+    numerator, denominator = loss._terms(*loss._prepare(y, y_pred, weight))
+    if denominator is None:
+        return [numerator, None]
+    scale = ops.cast(ops.maximum(samples, 1), numerator.dtype)
+    return [numerator / scale, denominator / scale]
 
 
 def part(data: Any, start: int, steps: int) -> tuple[Any, Any, Any]:
@@ -98,61 +106,69 @@ def divided(values: list[Any], denominator: Any) -> list[Any]:
     return [None if value is None else value / ops.cast(divisor, value.dtype) for value in values]
 
 
-def logs(model: Any, data: Any, loss: Any) -> Any:
+def count_samples(data: Any) -> Any:
+    return ops.shape(next(array for array in keras.tree.flatten(data) if array is not None))[0]
+
+
+def logs(model: Any, samples: Any, loss: Any) -> Any:
     """Count the batch in the epoch's loss, by its size, as Keras does."""
-    x = next(array for array in keras.tree.flatten(data) if array is not None)
     for metric in model.metrics:
         if metric.name == "loss":
-            metric.update_state(loss, sample_weight=ops.shape(x)[0])
+            metric.update_state(loss, sample_weight=samples)
     return model.get_metrics_result()
 
 
 def tensorflow_step(model: Any, loss: Any, steps: int, data: Any) -> Any:
     import tensorflow as tf
 
-    weights, gradients, terms = model.trainable_weights, None, None
+    weights, samples = model.trainable_weights, count_samples(data)
+    gradients: Any = None
+    terms: Any = None
     for start in range(steps):
-        # One part after the other: nothing else would keep a graph from computing them at the same time.
+        # Nothing else would keep a graph from computing the parts at the same time.
         with tf.control_dependencies([g for g in gradients or [] if g is not None]):
             x, y, weight = part(data, start, steps)
         with tf.GradientTape() as tape:
             y_pred = model(x, training=True)
-            new = terms_of(model, loss, y, y_pred, weight, model.losses)
+            new = terms_of(model, loss, samples, y, y_pred, weight, model.losses)
             numerator = model.optimizer.scale_loss(new[0])
         slopes = [None if g is None else tf.convert_to_tensor(g) for g in tape.gradient(numerator, weights)]
-        gradients, terms = added(gradients, slopes), added(terms, list(new))
+        gradients, terms = added(gradients, slopes), added(terms, new)
         model.compute_metrics(x, y, y_pred, sample_weight=weight)
     if FRAMEWORK.count_replicas() > 1:
         terms = [None if term is None else FRAMEWORK.replicas.sum_over_replicas(term) for term in terms]
     numerator, denominator = terms
     model.optimizer.apply_gradients(zip(divided(gradients, denominator), weights, strict=True))
-    return logs(model, data, *divided([numerator], denominator))
+    return logs(model, samples, *divided([numerator], denominator))
 
 
 def jax_step(model: Any, loss: Any, steps: int, state: Any, data: Any) -> Any:
     import jax
 
     weights, others, optimizer_variables, metrics_variables = state
+    samples = count_samples(data)
     scale = list(zip(model.optimizer.variables, optimizer_variables, strict=True))
     metrics = list(zip(model.metrics_variables, metrics_variables, strict=True))
 
     def numerator_of(weights: Any, others: Any, x: Any, y: Any, weight: Any) -> Any:
         y_pred, others, losses = model.stateless_call(weights, others, x, training=True, return_losses=True)
-        terms = terms_of(model, loss, y, y_pred, weight, losses)
+        terms = terms_of(model, loss, samples, y, y_pred, weight, losses)
         with keras.StatelessScope(scale):
-            return model.optimizer.scale_loss(terms[0]), (list(terms), others, y_pred)
+            return model.optimizer.scale_loss(terms[0]), (terms, others, y_pred)
 
-    gradients = terms = None
+    gradients: Any = None
+    terms: Any = None
     with keras.StatelessScope(metrics) as scope:
         for start in range(steps):
             x, y, weight = part(data, start, steps)
-            # One part after the other: nothing else would keep a compiler from computing them at the same time.
-            x, y, weight, gradients = jax.lax.optimization_barrier((x, y, weight, gradients))
+            # Nothing else would keep a compiler from computing the parts at the same time.
+            one_after_the_other: Any = jax.lax.optimization_barrier
+            x, y, weight, gradients = one_after_the_other((x, y, weight, gradients))
             slopes, (new, others, y_pred) = jax.grad(numerator_of, has_aux=True)(weights, others, x, y, weight)
             gradients, terms = added(gradients, slopes), added(terms, new)
             model.compute_metrics(x, y, y_pred, sample_weight=weight)
         numerator, denominator = terms
-        results = logs(model, data, *divided([numerator], denominator))
+        results = logs(model, samples, *divided([numerator], denominator))
     weights, optimizer_variables = model.optimizer.stateless_apply(
         optimizer_variables, divided(gradients, denominator), weights
     )
@@ -163,12 +179,13 @@ def jax_step(model: Any, loss: Any, steps: int, state: Any, data: Any) -> Any:
 def torch_step(model: Any, loss: Any, steps: int, data: Any) -> Any:
     import torch
 
-    terms = None
+    samples = count_samples(data)
+    terms: Any = None
     model.zero_grad()
     for start in range(steps):
         x, y, weight = part(data, start, steps)
         y_pred = model(x, training=True)
-        numerator, denominator = terms_of(model, loss, y, y_pred, weight, model.losses)
+        numerator, denominator = terms_of(model, loss, samples, y, y_pred, weight, model.losses)
         model.optimizer.scale_loss(numerator).backward()
         terms = added(terms, [numerator.detach(), denominator])
         model.compute_metrics(x, y, y_pred, sample_weight=weight)
@@ -176,4 +193,4 @@ def torch_step(model: Any, loss: Any, steps: int, data: Any) -> Any:
     weights = model.trainable_weights
     with torch.no_grad():
         model.optimizer.apply(divided([weight.value.grad for weight in weights], denominator), weights)
-    return logs(model, data, *divided([numerator], denominator))
+    return logs(model, samples, *divided([numerator], denominator))

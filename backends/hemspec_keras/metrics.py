@@ -63,7 +63,7 @@ class ActiveFraction(_Diagnostic):
     """The share of positions that still have a HEM loss > 0.
 
     Among ``weighted_metrics`` of ``compile`` it is weighted as the loss is, among ``metrics`` it is not. Masks are
-    weight 0, except in `fit` on JAX, where Keras loses a mask before it calls metrics: there give what is masked an
+    weight 0, except in ``fit`` on JAX, where Keras loses a mask before it calls metrics: there give what is masked an
     ignored class or weight 0.
 
     Args:

@@ -95,7 +95,7 @@ def read_shard(
     margins, poison = constant(margin, known, z.device, name="margin", per_class=True)
     labels, compute = targets.labels, targets.weights.dtype
     if margins.ndim:
-        poison = torch.where(classes == torch.tensor(len(margins), device=z.device), poison, torch.nan)
+        poison = torch.where(torch.full_like(poison, len(margins)) == classes, poison, torch.nan)
         labels = labels.clamp(max=len(margins) - 1)
     alive = torch.where(targets.valid, targets.poison * poison.to(compute), 0.0)
     margins = at_true_class(margins, labels, compute)

@@ -75,8 +75,9 @@ def kept_errors(errors: Tensor) -> Tensor:
     """
     largest = errors.amax(-1, keepdim=True)
     shortfall = largest - errors
-    high = errors.shape[-1] * shortfall <= shortfall.sum(-1, keepdim=True)
-    high = torch.where(torch.isinf(largest), errors == largest, high)
+    infinite = torch.isinf(largest)
+    high = ~infinite & (errors.shape[-1] * shortfall <= shortfall.sum(-1, keepdim=True))
+    high = high | (infinite & (errors == largest))  # no `where`: ONNX Runtime has none of booleans
     return (high & (errors > 0)) | torch.isnan(errors)
 
 

@@ -18,12 +18,20 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
-from hemspec.arguments import MARGIN_REDUCTIONS, check_head, check_labels, check_reduction, read_chunk_rows
+from hemspec.arguments import (
+    MARGIN_REDUCTIONS,
+    check_chunk_rows,
+    check_head,
+    check_labels,
+    check_reduction,
+    read_chunk_rows,
+)
 from hemspec.loss_function import loss_function
 from hemspec_torch.blocked import BLOCK, SMALLEST
 from hemspec_torch.functional import hem_loss
 from hemspec_torch.positions import add_up, check_tensors, constant, divide, dtype_name, targets_for
 from hemspec_torch.replicas import check_process_group, over_replicas
+from hemspec_torch.selection import is_exporting
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -103,7 +111,7 @@ def linear_hem_loss(
         class_axis=0,
         names=("input", "linear_weight", "linear_bias"),
     )
-    rows = read_chunk_rows(chunk_rows, target.numel(), len(weight))
+    chunk_rows = check_chunk_rows(chunk_rows)
     classes, shape = len(weight), (*x.shape[:-1], len(weight))
     check_labels(target.shape, dtype_name(target), shape, len(shape) - 1, name="target", logits_name="the logits")
     targets = targets_for(target, classes, x.dtype, sample_weight=sample_weight, ignore_index=ignore_index)
@@ -126,7 +134,7 @@ def linear_hem_loss(
     margins = margins.index_select(0, labels) if margins.ndim else margins.expand(labels.shape)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
     values: Tensor = LinearHEM.apply(  # type: ignore[no-untyped-call]
-        x, weight, bias, labels, margins, factor * poison.to(factor.dtype), valid, rows, keep
+        x, weight, bias, labels, margins, factor * poison.to(factor.dtype), valid, chunk_rows, keep
     )
     terms = add_up(values.reshape(target.shape), targets.weights, targets.valid, reduction)
     return over_replicas(terms, process_group)
@@ -145,7 +153,8 @@ def cast_as_linear(*factors: Tensor | None) -> list[Any]:
 def is_transformed() -> bool:
     """Whether a transformation needs to see inside."""
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return bool(tracing or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+    mapped = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+    return bool(tracing or mapped or is_exporting())
 
 
 def cuts(size: int, step: int) -> Iterator[slice]:
@@ -190,7 +199,7 @@ def measure(
     margins: Tensor,
     factor: Tensor,
     valid: Tensor,
-    rows: int,
+    chunk_rows: int | None,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The loss of each position, NaN where `factor` is; what backward needs: `share`, `active` and `bits` of `Slopes`.
@@ -198,6 +207,7 @@ def measure(
     `factor` has the compute dtype. Without `keep` there are no bits.
     """
     positions, classes, width = len(x), len(weight), -(-len(weight) // 8)
+    rows = read_chunk_rows(chunk_rows, positions, classes)  # here, where a compiler knows the numbers
     bits = x.new_empty((positions if keep else 0, width), dtype=torch.uint8)
     powers = torch.arange(8, device=x.device, dtype=factor.dtype).exp2_()
     totals, counts = torch.empty_like(factor), torch.empty_like(factor)
@@ -229,13 +239,14 @@ def differentiate(
     share: Tensor,
     active: Tensor,
     bits: Tensor,
-    rows: int,
+    chunk_rows: int | None,
     for_x: bool,
     for_weight: bool,
     for_bias: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The gradient in features, weight and bias; empty where it is not asked for."""
     slopes, classes = Slopes(bits, labels, share, active, x.dtype), len(weight)
+    rows = read_chunk_rows(chunk_rows, len(x), classes)
     of_x = torch.empty_like(x, memory_format=torch.contiguous_format)
     of_weight = torch.empty_like(weight if for_weight else weight[:0], memory_format=torch.contiguous_format)
     of_bias = share.new_empty(classes if for_bias else 0)
@@ -259,14 +270,14 @@ class LinearHEM(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, *constants: Any) -> Tensor:
-        labels, _, _, valid, rows, _ = constants
+        labels, _, _, valid, chunk_rows, _ = constants
         step: Any = measure
         if torch.compiler.is_compiling():
             from hemspec_torch.linear_operators import measure as step
         values: Tensor
         values, *kept = step(x, weight, bias, *constants)
         ctx.save_for_backward(x, weight, labels, valid, *kept)
-        ctx.rows = rows
+        ctx.chunk_rows = chunk_rows
         return values
 
     @staticmethod
@@ -284,7 +295,7 @@ class LinearHEM(Function):
             step: Any = differentiate
             if compiling:
                 from hemspec_torch.linear_operators import differentiate as step
-            found = step(x, weight, labels, valid, share * upstream, active * upstream, bits, ctx.rows, *asked)
+            found = step(x, weight, labels, valid, share * upstream, active * upstream, bits, ctx.chunk_rows, *asked)
         return *(t if wanted else None for t, wanted in zip(found, asked, strict=True)), *[None] * 6
 
 

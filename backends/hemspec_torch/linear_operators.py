@@ -18,9 +18,18 @@ differentiate = torch.library.custom_op("hemspec::linear_hem_backward", linear.d
 
 @measure.register_fake
 def _(
-    x: Tensor, weight: Tensor, bias: Any, labels: Any, margins: Any, factor: Tensor, valid: Any, rows: int, keep: bool
+    x: Tensor,
+    weight: Tensor,
+    bias: Any,
+    labels: Any,
+    margins: Any,
+    factor: Tensor,
+    valid: Any,
+    chunk_rows: Any,
+    keep: bool,
 ) -> tuple[Tensor, ...]:
-    bits = x.new_empty((len(x) if keep else 0, (len(weight) + 7) // 8), dtype=torch.uint8)
+    # Not `len`, which makes a number of a symbol: each batch size would be compiled for itself.
+    bits = x.new_empty((x.shape[0] if keep else 0, (weight.shape[0] + 7) // 8), dtype=torch.uint8)
     return torch.empty_like(factor), torch.empty_like(factor), torch.empty_like(factor), bits
 
 
@@ -33,7 +42,7 @@ def _(
     share: Any,
     active: Any,
     bits: Any,
-    rows: int,
+    chunk_rows: int | None,
     for_x: bool,
     for_weight: bool,
     for_bias: bool,

@@ -32,8 +32,9 @@ def fast_terms(
 
         return class_parallel.margin_terms(input, target, class_group, **options)
     if torch.compiler.is_compiling():
-        # A compiler cannot map a Function over examples.
-        return None if torch._C._are_functorch_transforms_active() else traced.margin_terms(input, target, **options)
+        # A compiler cannot map a Function over examples, and an exported one has lost its backward.
+        plain = torch._C._are_functorch_transforms_active() or is_exporting()
+        return None if plain else traced.margin_terms(input, target, **options)
     if not isinstance(input, Tensor):
         return None
     if INTERPRETED:
@@ -54,6 +55,11 @@ def fast_terms(
         warnings.warn(f"hemspec uses plain operations, since its kernels do not run: {error}", stacklevel=4)
         return None
     return terms
+
+
+def is_exporting() -> bool:
+    """Whether torch.export is tracing. Before PyTorch 2.7 it cannot be asked."""
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def gpu_of(tensor: Tensor) -> int | None:

@@ -51,6 +51,7 @@ html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#a34300", "color-brand-content": "#a34300"},
     "dark_css_variables": {"color-brand-primary": "#ff9a4d", "color-brand-content": "#ff9a4d"},
 }
+highlight_language = "none"  # formulas in docstrings are no Python
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 

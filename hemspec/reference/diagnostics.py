@@ -1,9 +1,9 @@
-"""What to log beside HEM while training: how much of a batch still costs something, and how.
+r"""What to log beside HEM while training: how much of a batch still costs something, and how.
 
 For each valid position, with errors e_j and kept errors K as in `hemspec.reference.hem`, of weight w:
 
 - ``active_fraction``: the share of positions whose loss is positive, sum w [K not empty] / sum w;
-- ``kept_errors``: how many errors an active position keeps, sum w |K| / sum w [K not empty];
+- ``kept_errors``: how many errors an active position keeps, sum w \|K\| / sum w [K not empty];
 - ``margin_satisfied``: the share of competing classes outside the margin, sum w #{j != y : e_j = 0} / sum w (C - 1).
 
 0 where there is nothing to count. A position whose loss is NaN makes all three NaN.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,14 @@ def devices() -> None:
         tf.config.set_logical_device_configuration(
             tf.config.list_physical_devices("CPU")[0], [tf.config.LogicalDeviceConfiguration()] * DEVICES
         )
+
+
+@pytest.fixture(scope="session")
+def mirrored() -> Any:
+    """TensorFlow's strategy for two devices. One for all tests: what several of them send would get mixed up."""
+    import tensorflow as tf
+
+    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 
 
 @pytest.fixture

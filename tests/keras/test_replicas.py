@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -26,6 +25,7 @@ from hemspec.keras import (
     LogitAdjustedLoss,
     LogitNormLoss,
     MultiMarginLoss,
+    accumulate_gradients,
 )
 
 # Keras's own conversion to NumPy.
@@ -47,14 +47,6 @@ LOSSES: dict[str, Any] = {
 """One model has an output for each: it is tracing that takes the time."""
 
 
-@functools.cache
-def mirrored() -> Any:
-    """TensorFlow has one size of groups in a process."""
-    import tensorflow as tf
-
-    return tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-
-
 def data_parallel() -> Any:
     return keras.distribution.DataParallel(devices=keras.distribution.list_devices("cpu")[:2])
 
@@ -68,7 +60,9 @@ def classes_sharded() -> Any:
     return keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
 
 
-DISTRIBUTIONS = {"tensorflow": [mirrored], "jax": [data_parallel, classes_sharded]}[BACKEND]
+DISTRIBUTIONS: dict[str, Any] = {"data parallel": data_parallel, "classes sharded": classes_sharded}
+if BACKEND == "tensorflow":
+    DISTRIBUTIONS = {"mirrored": None}
 # The sizes of JAX's shards are equal: Keras refuses a batch that does not divide.
 SIZES = {"uneven": 13, "a replica without samples": 9} if BACKEND == "tensorflow" else {}
 CASES = [*SIZES, "weights", "a replica with nothing active", "a replica with nothing valid", "a replica of weight 0"]
@@ -92,9 +86,13 @@ def alone() -> tuple[Any, Any]:
 
 
 @pytest.fixture(scope="module", params=DISTRIBUTIONS)
-def shared(request: pytest.FixtureRequest) -> tuple[Any, Any]:
+def distribution(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue("mirrored") if BACKEND == "tensorflow" else DISTRIBUTIONS[request.param]()
+
+
+@pytest.fixture(scope="module")
+def shared(distribution: Any) -> tuple[Any, Any]:
     """The model on several, and what `fit` has to be called in."""
-    distribution = request.param()
     with distribution.scope():
         return model_of(LOSSES), distribution.scope if BACKEND == "jax" else nullcontext
 
@@ -138,15 +136,39 @@ def test_fit(rng: np.random.Generator, alone: Any, shared: Any, case: str) -> No
         np.testing.assert_allclose(step, right, rtol=1e-5, atol=1e-6)
 
 
+def test_micro_batches(rng: np.random.Generator, distribution: Any) -> None:
+    """On several devices they are parts of each device's part."""
+    x, y = rng.normal(size=(8, 4)).astype(np.float32), rng.integers(0, CLASSES, 8)
+    x[4:] *= 10  # the second device has larger errors, of other positions
+    loss = HEMLoss(ignore_class=IGNORED)
+
+    def model() -> Any:
+        kernel = keras.initializers.RandomNormal(seed=1, stddev=1.0)
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(CLASSES, kernel_initializer=kernel)])
+        model.compile(keras.optimizers.SGD(1.0), loss=loss)
+        return model
+
+    def fit(model: Any) -> tuple[Any, Any]:
+        log = model.fit(x, y, batch_size=8, shuffle=False, verbose=0)
+        return log.history["loss"], model.get_weights()
+
+    expected, right = fit(model())
+    with distribution.scope():
+        log, weights = fit(accumulate_gradients(model(), 2))
+    np.testing.assert_allclose(log, expected, rtol=1e-5)
+    for got, wanted in zip(weights, right, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="elsewhere a loop sees the whole batch")
 @pytest.mark.parametrize("reduction", ["active_mean", "sum"])
-def test_custom_loop(rng: np.random.Generator, reduction: str) -> None:
+def test_custom_loop(rng: np.random.Generator, mirrored: Any, reduction: str) -> None:
     """Each replica's loss is its share of the whole one: values and gradients add up."""
     import tensorflow as tf
 
     z, y = rng.normal(size=(6, 5)).astype(np.float32), rng.integers(0, 5, 6)
     z[range(3, 6), y[3:]] = 9.0  # the second has nothing active
-    strategy, loss = mirrored(), HEMLoss(reduction=reduction)
+    strategy, loss = mirrored, HEMLoss(reduction=reduction)
 
     def of_replica(array: Any) -> Any:
         def rows(context: Any) -> Any:

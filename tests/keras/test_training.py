@@ -5,7 +5,6 @@ from __future__ import annotations
 import doctest
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -189,16 +188,6 @@ def test_a_reduction_keeps_its_name(reduction: str | None) -> None:
     loss = HEMLoss(reduction=reduction)
     assert loss.reduction == HEMLoss.from_config(loss.get_config()).reduction == reduction
     assert loss.name == "hem_loss"
-
-
-def test_save_and_load(rng: np.random.Generator, tmp_path: Path) -> None:
-    x, y = data(rng)
-    model = linear(HEMLoss(margin=[1.0, 2.0, 0.5], ignore_class=2, reduction="mean"))
-    model.fit(x, y, verbose=0)
-    model.save(tmp_path / "model.keras")
-    loaded = keras.saving.load_model(tmp_path / "model.keras")
-    assert loaded.loss.get_config() == model.loss.get_config()
-    assert loaded.evaluate(x, y, verbose=0) == model.evaluate(x, y, verbose=0)
 
 
 def test_examples_in_the_docstrings() -> None:

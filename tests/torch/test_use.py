@@ -192,6 +192,68 @@ def test_compiled_once_for_batches_of_every_size() -> None:
     assert len(compilations) == 1
 
 
+@pytest.fixture
+def alone(tmp_path: Any) -> Any:
+    """A process group of this process."""
+    if not torch.distributed.is_available():
+        pytest.skip("this PyTorch is built without torch.distributed")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    yield torch.distributed.group.WORLD
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
+def test_a_process_group_is_shown_shared_by_copies_and_not_pickled(alone: Any, batch: tuple[Any, Any]) -> None:
+    criterion = ht.HEMLoss(process_group=alone, class_group=alone)
+    assert repr(criterion) == (
+        "HEMLoss(margin=1.0, ignore_index=-100, reduction='active_mean', process_group=<group of 1>,"
+        " class_group=<group of 1>)"
+    )
+    assert torch.equal(criterion(*batch), ht.hem_loss(*batch))
+    model = copy.deepcopy(torch.nn.ModuleList([criterion, criterion]))
+    assert model[0] is model[1] is not criterion
+    assert model[0].process_group is alone
+    with pytest.raises(TypeError, match=r"cannot pickle .*ProcessGroup"):
+        pickle.dumps(criterion)
+    assert not criterion.state_dict()
+    criterion.process_group = criterion.class_group = None
+    assert repr(pickle.loads(pickle.dumps(criterion))) == repr(ht.HEMLoss())
+
+
+def test_a_module_pickled_before_there_were_groups(batch: tuple[Any, Any]) -> None:
+    criterion = ht.HEMLoss()
+    del criterion.process_group, criterion.class_group
+    assert torch.equal(criterion(*batch), ht.hem_loss(*batch))
+
+
+def test_gradients_by_functorch_know_the_group(alone: Any, batch: tuple[Any, Any]) -> None:
+    gradient = torch.func.grad(lambda z: ht.cross_entropy_loss(z, batch[1], process_group=alone))(batch[0])
+    torch.testing.assert_close(gradient, torch.func.grad(lambda z: ht.cross_entropy_loss(z, batch[1]))(batch[0]))
+
+
+@named
+def test_groups_are_checked(criterion: Any, alone: Any, batch: tuple[Any, Any]) -> None:
+    loss = type(criterion).function
+    given = {name: getattr(criterion, name) for name in criterion.constants}
+    for mistaken in (lambda **options: loss(*batch, **given, **options), lambda **o: type(criterion)(**given, **o)):
+        with pytest.raises(ValueError, match="process_group must be None with reduction 'none', which sums nothing"):
+            mistaken(process_group=alone, reduction="none")
+        with pytest.raises(
+            TypeError, match=r"process_group must be a torch.distributed.ProcessGroup or None; got int 2"
+        ):
+            mistaken(process_group=2)
+        with pytest.raises(TypeError, match=r"got int -100 \(new_group gives that to a process outside the group\)"):
+            mistaken(process_group=torch.distributed.GroupMember.NON_GROUP_MEMBER)
+        if "class_group" in criterion.groups:
+            with pytest.raises(
+                TypeError, match=r"class_group must be a torch.distributed.ProcessGroup or None; got str"
+            ):
+                mistaken(class_group="classes")
+    torch.distributed.destroy_process_group()
+    with pytest.raises(ValueError, match=r"process_group needs torch.distributed.init_process_group, which was not"):
+        loss(*batch, **given, process_group=alone)
+
+
 ONE_HOT = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1]])
 MESSAGES: list[tuple[Any, type[Exception], str]] = [
     (lambda z, y: ht.HEMLoss(margin=-1), ValueError, "margin must be finite and >= 0; got -1.0"),

@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 def converted(node: nodes.Element, *, block: bool) -> str:
     try:
-        return str(tex2mathml(node.astext(), as_block=block))
+        # The class is the conversion's, for a stylesheet of its own; the form is what browsers understand.
+        return str(tex2mathml(node.astext(), as_block=block)).replace('class="mathopen"', 'form="prefix"')
     except MathError as error:
         logger.warning("formula %r: %s", node.astext(), error, location=node, type="math")
         return ""

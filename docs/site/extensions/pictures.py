@@ -109,12 +109,14 @@ class Picture(SphinxDirective):
         figure = DRAWN[name]() if name in DRAWN else measured()[name]
         caption = nodes.container(classes=["picture-caption"])
         self.state.nested_parse(self.content, self.content_offset, caption)
-        wide = "wide" if figure.get_size_inches()[0] > 2 * style.CARD else "card"
+        wide = "wide" if figure.get_size_inches()[0] > 1.5 * style.CARD else "card"
         drawing = nodes.raw("", style.svg(figure, name, caption.astext().replace('"', "”")), format="html")
         return [nodes.container("", drawing, caption, classes=["picture", wide])]
 
 
 def start_report(app: Sphinx) -> None:
+    if app.builder.format != "html":
+        return
     path = Path(app.outdir) / REPORT
     code = "import sys; from pathlib import Path; from hemspec_benchmark import report, store; "
     code += "Path(sys.argv[2]).write_text(report.page(store.read(Path(sys.argv[1]))), encoding='utf-8')"
@@ -123,7 +125,7 @@ def start_report(app: Sphinx) -> None:
 
 
 def await_report(app: Sphinx, exception: Exception | None) -> None:
-    status = app.report.wait()  # type: ignore[attr-defined]
+    status = app.report.wait() if hasattr(app, "report") else 0
     if status and not exception:
         raise ExtensionError(f"making {REPORT} ended with status {status}")
 
