@@ -349,7 +349,8 @@ def logit_norm_loss(
     # Any scale gives the same quotient, so it is a constant.
     largest = jnp.max(jnp.abs(lax.stop_gradient(z)), axis=-1, keepdims=True)
     is_zero = largest == 0
-    scale = jnp.where(is_zero, 1.0, largest)
+    # XLA multiplies by its reciprocal, which for the largest numbers would be flushed to 0.
+    scale = jnp.where(is_zero, 1.0, jnp.minimum(largest, float(jnp.finfo(z.dtype).max) / 8))
     unit = z / scale
     squares = jnp.sum(jnp.square(unit), axis=-1, keepdims=True)
     length = jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, squares)))
