@@ -69,21 +69,32 @@ def written(app: Sphinx, page: str, source: list[str]) -> None:
     source[0] = re.sub(rf"^<!-- ({'|'.join(WRITERS)}): (.+) -->$", replaced, source[0], flags=re.MULTILINE)
 
 
+FRAMEWORKS = ("torch", "keras", "jax", "tensorflow")
+
+
+def by_framework(name: str) -> tuple[int, bool, str]:
+    """The order in which files named ``torch_lightning``, ``torch_plain`` or ``torch`` are shown: the plain one first."""
+    framework, _, setting = name.partition("_")
+    place = FRAMEWORKS.index(framework) if framework in FRAMEWORKS else len(FRAMEWORKS)
+    return place, setting not in ("", "plain"), name
+
+
 def scripts(app: Sphinx, folder: str) -> str:
-    files = sorted((ROOT / folder).glob("*.py"))
+    files = sorted((ROOT / folder).glob("*.py"), key=lambda file: by_framework(file.stem))
     return "\n".join(section(file, app) for file in files if not file.name.startswith("_"))
 
 
 def section(file: Path, app: Sphinx) -> str:
-    text = ast.get_docstring(ast.parse(file.read_text("utf-8")))
+    tree = ast.parse(file.read_text("utf-8"))
+    text = ast.get_docstring(tree)
     if not text:
         raise ExtensionError(f"{file} has no docstring to take a title from")
     title, _, rest = text.partition("\n")
     name = file.relative_to(ROOT).as_posix()
     shown = os.path.relpath(file, app.srcdir)
     return (
-        f"## {title.rstrip('.')}\n\n{rest.strip()}\n\n"
-        f"```{{literalinclude}} {shown}\n:language: python\n:caption: {name}\n```\n"
+        f"## {title.rstrip('.')}\n\n" + rest.strip("\n") + f"\n\n```{{literalinclude}} {shown}\n"
+        f":language: python\n:caption: {name}\n:lines: {tree.body[1].lineno}-\n```\n"
     )
 
 
@@ -160,8 +171,9 @@ def api(app: Sphinx, module: str) -> str:
 
 def pages(app: Sphinx, folder: str) -> str:
     """The table of contents of a folder that may still be empty."""
-    names = sorted(path.stem for path in (Path(app.srcdir) / folder).glob("*.md") if path.stem != "index")
-    return "\n".join(["```{toctree}", *names, "```"]) if names else ""
+    names = {path.stem for path in (Path(app.srcdir) / folder).glob("*.md")} - {"index"}
+    lines = ["```{toctree}", ":maxdepth: 1", "", *sorted(names, key=by_framework), "```"]
+    return "\n".join(lines) if names else ""
 
 
 WRITERS = {"pages": pages, "scripts": scripts, "measures": measures, "findings": findings, "api": api}
