@@ -292,7 +292,9 @@ def versions(session: nox.Session, entry: str) -> None:
             command = [str(programs / "hemspec-conformance"), "--backend", adapter, *only]
             session.run(*command, env=variables, external=True)
             if name != "numpy":
-                session.run(*test, "--doctest-modules", "--pyargs", package, env=variables, external=True)
+                # Of hemspec_keras a module imports TensorFlow, where that is what Keras runs on.
+                examples = ["--doctest-modules", "--doctest-ignore-import-errors", "--pyargs", package]
+                session.run(*test, *examples, env=variables, external=True)
     return None
 
 
