@@ -76,7 +76,8 @@ def hem_loss(
         axis_name: a mapped axis (of ``vmap``, ``pmap`` or ``shard_map``), or several, to reduce over as well; not
             with ``"none"``. An average over shards is not the average of their averages. Differentiate outside the
             map, or inside a ``shard_map`` that tracks replication (``check_vma=True``, the default); inside any
-            other JAX gives the gradient of the sum of all replicas' equal losses.
+            other JAX gives the gradient of the sum of all replicas' equal losses, so that ``lax.pmean`` over the axis
+            gives that of the loss.
         class_axis_name: a mapped axis, or several, over whose shards the classes are spread in equal parts and in
             order, as in a class-parallel head. The logits are then one shard's; labels and margin are as without. The
             logits never leave their shard, only arrays of the labels' size do. Differentiate as with `axis_name`: each
@@ -348,7 +349,8 @@ def logit_norm_loss(
     # Any scale gives the same quotient, so it is a constant.
     largest = jnp.max(jnp.abs(lax.stop_gradient(z)), axis=-1, keepdims=True)
     is_zero = largest == 0
-    scale = jnp.where(is_zero, 1.0, largest)
+    # XLA multiplies by its reciprocal, which for the largest numbers would be flushed to 0.
+    scale = jnp.where(is_zero, 1.0, jnp.minimum(largest, float(jnp.finfo(z.dtype).max) / 8))
     unit = z / scale
     squares = jnp.sum(jnp.square(unit), axis=-1, keepdims=True)
     length = jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, squares)))

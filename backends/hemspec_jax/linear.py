@@ -18,7 +18,7 @@ from jax import Array, lax
 
 from hemspec.arguments import MARGIN_REDUCTIONS, check_head, check_labels, check_reduction, read_chunk_rows
 from hemspec.loss_function import loss_function
-from hemspec_jax.class_axis import ClassAxis
+from hemspec_jax.class_axis import ClassAxis, known_sharding, look_up
 from hemspec_jax.positions import (
     add_up,
     cast,
@@ -65,6 +65,8 @@ def linear_hem_loss(
         margin, sample_weight, where, ignore_index, reduction, axis_name: as in `hem_loss`. The features of a position
             that does not exist are not looked at.
         class_axis_name: as in `hem_loss`. Kernel and bias are then one shard's of the classes, the features of all.
+            With several devices use `shard_map`: from arrays that are merely sharded under ``jit`` a compiler gathers
+            features to cut them into chunks (logits never), and types with a sharding are refused.
         chunk_rows: positions in a chunk. None: a thirty-second of them, within 32 to 256 MB of float32 logits.
 
     Returns:
@@ -89,6 +91,7 @@ def linear_hem_loss(
     check_array(labels, name="labels")
     if bias is not None:
         check_array(bias, name="bias", optional=True)
+    check_not_sharded(features=features, kernel=kernel, bias=bias, labels=labels)
     class_axis = ClassAxis(1, class_axis_name)
     of_kernel = class_axis.whole(kernel.shape)
     check_head(
@@ -105,13 +108,24 @@ def linear_hem_loss(
     targets = targets_for(labels, classes, x.dtype, sample_weight=sample_weight, where=where, ignore_index=ignore_index)
     compute = targets.weights.dtype
     margins, poison = constant_for(margin, classes, compute, name="margin", per_class=True)
-    margins = jnp.broadcast_to(jnp.asarray(cast(margins, compute)), (classes,))[targets.labels]
+    margins = look_up(jnp.broadcast_to(jnp.asarray(cast(margins, compute)), (classes,)), targets.labels)
     x = jnp.where(jnp.expand_dims(targets.valid, -1), x, jnp.zeros((), x.dtype))
     rest = [array.reshape(-1) for array in (targets.labels, margins, targets.poison * poison, targets.valid)]
     bias = None if bias is None else jnp.asarray(bias)
     arguments = varying_alike(x.reshape(labels.size, x.shape[-1]), kernel, bias, *rest)
     values = class_axis.total(head_values(rows, class_axis, *arguments))
     return add_up(values.reshape(labels.shape), targets.weights, targets.valid, reduction, axis_name)
+
+
+def check_not_sharded(**arrays: Any) -> None:
+    """Of an array whose type says that its rows or classes are apart no chunk can be cut."""
+    for name, array in arrays.items():
+        sharding = known_sharding(array) if isinstance(array, Array) else None
+        if sharding is not None:
+            raise ValueError(
+                f"{name} must be whole, or a shard inside jax.shard_map (with axis_name or class_axis_name);"
+                f" got one sharded as {sharding.spec}"
+            )
 
 
 def varying_axes(array: Array) -> frozenset[Any]:
@@ -243,7 +257,7 @@ def kept_errors(errors: Array, axis: ClassAxis) -> Array:
     largest = jnp.expand_dims(axis.largest(jnp.max(errors, axis=-1)), -1)
     shortfall = largest - errors
     total = jnp.expand_dims(axis.total(jnp.sum(shortfall, axis=-1)), -1)
-    high = axis.whole(errors.shape)[axis.index] * shortfall <= total
+    high = axis.whole(errors.shape)[axis.dim] * shortfall <= total
     high = jnp.where(jnp.isinf(largest), errors == largest, high)
     return (high & (errors > 0)) | jnp.isnan(errors)
 

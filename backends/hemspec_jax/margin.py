@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from hemspec_jax.class_axis import ClassAxis
+from hemspec_jax.class_axis import ClassAxis, look_up
 from hemspec_jax.positions import Positions, constant, rounded
 
 Pair: TypeAlias = tuple[Array, Array]
@@ -50,7 +50,7 @@ def operands(positions: Positions, margin: Any) -> tuple[Array, Array, Array, Ar
     """
     margins, poison = constant(margin, positions, name="margin", per_class=True)
     m, labels = rounded(margins, positions), positions.labels
-    m = jnp.take(m, labels, mode="clip") if m.ndim else jnp.broadcast_to(m, labels.shape)
+    m = look_up(m, labels) if m.ndim else jnp.broadcast_to(m, labels.shape)
     return positions.given, labels, m, jnp.where(positions.valid, positions.poison * poison, 0.0)
 
 
@@ -79,8 +79,8 @@ def tangents(hem: bool, axis: ClassAxis, primals: tuple[Any, ...], tangents: tup
     _, dropped = find_dropped(z, found.rows, found.bar, found.unit, axis)
     weights = jnp.where(dropped, 0.0, jnp.ones((), factor.dtype))
     is_true = axis.holds(z, found.rows.labels)
-    weights = jnp.where(is_true, -jnp.expand_dims(found.number, axis.index), weights)
-    return found.values, found.slope * axis.total(jnp.sum(weights * tangents[0].astype(weights.dtype), axis.index))
+    weights = jnp.where(is_true, -jnp.expand_dims(found.number, axis.dim), weights)
+    return found.values, found.slope * axis.total(jnp.sum(weights * tangents[0].astype(weights.dtype), axis.dim))
 
 
 class Rows(NamedTuple):
@@ -103,7 +103,7 @@ class Statistics(NamedTuple):
 
 
 def statistics(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: ClassAxis) -> Statistics:
-    labels, classes = axis.local(labels, z.shape[axis.index]), axis.whole(z.shape)[axis.index]
+    labels, classes = axis.local(labels, z.shape[axis.dim]), axis.whole(z.shape)[axis.dim]
     rows = Rows(labels, axis.at(z, labels).astype(margins.dtype), margins)
     bar = jnp.full_like(margins, np.finfo(margins.dtype).tiny)
     unit = power_of_two(classes)
@@ -129,16 +129,16 @@ def find_dropped(z: Array, rows: Rows, bar: Array, unit: float, axis: ClassAxis)
     without a division, by which XLA means a product with 1 / C, no tie is lost.
     """
     labels, z_y, margins = rows
-    differences = z.astype(z_y.dtype) - jnp.expand_dims(z_y, axis.index)
-    errors = (differences + jnp.expand_dims(margins, axis.index)) * unit
-    return errors, (errors < jnp.expand_dims(bar, axis.index)) | axis.holds(z, labels)
+    differences = z.astype(z_y.dtype) - jnp.expand_dims(z_y, axis.dim)
+    errors = (differences + jnp.expand_dims(margins, axis.dim)) * unit
+    return errors, (errors < jnp.expand_dims(bar, axis.dim)) | axis.holds(z, labels)
 
 
 def kept_sums(z: Array, rows: Rows, bar: Array, *, unit: float, axis: ClassAxis, adder: Adder) -> Pair:
     """The sum of the errors that are not dropped, times `unit`, and their number."""
     errors, dropped = find_dropped(z, rows, bar, unit, axis)
     kept = jnp.where(dropped, 0.0, errors), jnp.where(dropped, 0.0, jnp.ones((), errors.dtype))
-    total, count = adder.sums(kept, axis.index)
+    total, count = adder.sums(kept, axis.dim)
     return axis.total(total), axis.total(count)
 
 
@@ -148,14 +148,14 @@ def mean_error(z: Array, rows: Rows, positive: Array, *, unit: float, axis: Clas
     It must not round to more than the largest error, or nothing would be kept. An error is 0, so their sum is at most
     (C - 1) / C of C times the largest, and a sum of depth d rounds by less than d * eps / 2.
     """
-    classes, here = axis.whole(z.shape)[axis.index], z.shape[axis.index]
+    classes, here = axis.whole(z.shape)[axis.dim], z.shape[axis.dim]
     depth = adder.depth(here) + axis.shards
     if classes * depth * np.finfo(positive.dtype).eps < 2:
         return kept_sums(z, rows, positive, unit=unit, axis=axis, adder=adder)[0]
     errors, dropped = find_dropped(z, rows, positive, unit, axis)
     errors = jnp.where(dropped, 0.0, errors)
-    largest = axis.largest(jnp.max(errors, axis.index))
-    shortfall, total = map(axis.total, adder.sums((jnp.expand_dims(largest, axis.index) - errors, errors), axis.index))
+    largest = axis.largest(jnp.max(errors, axis.dim))
+    shortfall, total = map(axis.total, adder.sums((jnp.expand_dims(largest, axis.dim) - errors, errors), axis.dim))
     return jnp.where(jnp.isinf(total), total, classes * largest - shortfall)
 
 

@@ -73,18 +73,18 @@ class Positions:
     @property
     def classes(self) -> int:
         """C, that of all shards."""
-        return self.axis.whole(self.given.shape)[self.axis.index]
+        return self.axis.whole(self.given.shape)[self.axis.dim]
 
     @cached_property
     def logits(self) -> Array:
         """Class axis last, in the compute dtype, zero where not valid."""
-        logits = jnp.moveaxis(self.given, self.axis.index, -1)
+        logits = jnp.moveaxis(self.given, self.axis.dim, -1)
         return jnp.where(jnp.expand_dims(self.valid, -1), logits, 0.0).astype(self.dtype)
 
     @cached_property
     def true_class(self) -> Array:
         """One-hot labels as a mask, class axis last."""
-        classes = self.given.shape[self.axis.index]
+        classes = self.given.shape[self.axis.dim]
         return jax.nn.one_hot(self.axis.local(self.labels, classes), classes, dtype=jnp.bool_)
 
 

@@ -38,7 +38,7 @@ class Answers:
     overflows: bool = False
     """Numbers on the way may exceed the compute dtype: an answer that is no number is as good."""
     in_doubt: bool = False
-    """Too many errors are within rounding of their threshold to try them all."""
+    """Too many errors are within rounding of their threshold to try them all, or weights are hardly more than 0."""
 
 
 def answers(call: Call, compute: str) -> Answers:
@@ -58,6 +58,8 @@ def answers(call: Call, compute: str) -> Answers:
         if call.loss in ("hem_loss", "multi_margin_loss"):
             results = tuple(itertools.islice(of_margin_loss(exact, positions, compute), 2**MOST))
         in_doubt = not results and call.loss in ("hem_loss", "multi_margin_loss")
+        # Weights of which a product may be flushed to 0.
+        in_doubt |= bool(((positions.weights > 0) & (positions.weights < 64 * TINY[compute])).any())
         return Answers(
             results or (usual,), *allowances(exact, positions), overflows(exact, positions, compute), in_doubt
         )
@@ -152,11 +154,10 @@ def allowances(call: Call, positions: Positions) -> tuple[float, float]:
 
 
 def overflows(call: Call, positions: Positions, compute: str) -> bool:
-    """Whether a sum on the way, or one divided by the weights, may be too large for the compute dtype."""
+    """Whether a sum on the way may be too large for the compute dtype."""
     top = float(np.finfo(compute).max)
     finite = np.where(np.isfinite(positions.logits), np.abs(positions.logits), 0.0).max(initial=0.0)
     largest = 2 * float(finite) + float(np.max(call.constants.get("margin", 0.0)))
     largest = max(1.0, 1.0 if call.loss in ("logit_norm_loss", "dice_loss") else largest)
     heaviest = max(1.0, float(positions.weights.max(initial=0.0)))
-    lightest = float(np.where(positions.weights > 0, positions.weights, 1.0).min(initial=1.0))
-    return lightest < 64 * TINY[compute] or largest * heaviest * max(1, positions.logits.size) > top / 64
+    return largest * heaviest * max(1, positions.logits.size) > top / 64

@@ -1,10 +1,11 @@
-"""Digits with Equinox and optax: cross-entropy first, then HEM. The change is one line, the loss function.
+"""Equinox and optax: digits.
 
     pip install "hemspec[jax]" equinox optax scikit-learn
     python examples/training/jax_equinox.py
 
-The model takes one image, the loss a batch: `vmap` the model, not the loss, whose average is over the active samples of
-the whole batch. SEED fixes split, weights and batches and was not chosen for its results.
+Cross-entropy first, then HEM: the change is one line, the loss function. The model takes one image, the loss a batch:
+`vmap` the model, not the loss, whose average is over the active samples of the whole batch. SEED fixes split, weights
+and batches and was not chosen for its results.
 """
 
 from functools import partial

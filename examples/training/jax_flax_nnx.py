@@ -1,9 +1,10 @@
-"""Digits with Flax NNX and optax: cross-entropy first, then HEM. The change is one line, the loss function.
+"""Flax NNX and optax: digits.
 
     pip install "hemspec[jax]" flax optax scikit-learn
     python examples/training/jax_flax_nnx.py
 
-Both start from the same weights and see the same batches. SEED fixes all of it and was not chosen for its results.
+Cross-entropy first, then HEM: the change is one line, the loss function. Both start from the same weights and see the
+same batches. SEED fixes all of it and was not chosen for its results.
 """
 
 import jax

@@ -1,10 +1,11 @@
-"""Digits with Keras on JAX, PyTorch or TensorFlow: cross-entropy first, then HEM. The same script on each.
+"""Keras on JAX, PyTorch or TensorFlow: digits.
 
     pip install "hemspec[keras]" jax torch scikit-learn
     KERAS_BACKEND=jax python examples/training/keras_any_backend.py
     KERAS_BACKEND=torch python examples/training/keras_any_backend.py
 
-`HEMLoss` runs the code of the framework that Keras runs on. SEED fixes everything and was not chosen for its results.
+Cross-entropy first, then HEM, and the same script on each: `HEMLoss` runs the code of the framework that Keras runs on.
+SEED fixes everything and was not chosen for its results.
 """
 
 import keras

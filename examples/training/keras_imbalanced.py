@@ -1,10 +1,11 @@
-"""Imbalanced digits with Keras' fit: cross-entropy first, then HEM and HEM+. The change is one line, the loss.
+"""Keras fit: imbalanced digits, and HEM+ from their counts.
 
     pip install "hemspec[keras]" tensorflow scikit-learn
     python examples/training/keras_imbalanced.py
 
-The training set has 120 zeros and ever fewer of each digit, down to 6 nines; the test set is balanced. HEM+ takes a
-margin for each class from these counts, larger for rare ones. SEED fixes everything and was not chosen for its results.
+Cross-entropy first, then HEM and HEM+: the change is one line, the loss. The training set has 120 zeros and ever fewer
+of each digit, down to 6 nines; the test set is balanced. HEM+ takes a margin for each class from these counts, larger
+for rare ones. SEED fixes everything and was not chosen for its results.
 """
 
 import keras

@@ -1,11 +1,12 @@
-"""Semantic segmentation with Keras: cross-entropy first, then HEM+. The change is one line, the loss.
+"""Segmentation in Keras: digits on photographs.
 
     pip install "hemspec[keras,benchmark]" tensorflow
     python examples/training/keras_segmentation.py
 
-Scenes of real digits on patches of real photographs, 11 classes with the background, which covers 85 % of the pixels;
-a border is not labelled (`ignore_class`). HEM+ has a margin for each class, larger for rare ones. SEED was not chosen
-for its results, and a training this short is not finished under any loss.
+Cross-entropy first, then HEM+: the change is one line, the loss. Scenes of real digits on patches of real photographs,
+11 classes with the background, which covers 85 % of the pixels; a border is not labelled (`ignore_class`). HEM+ has a
+margin for each class, larger for rare ones. SEED was not chosen for its results, and a training this short is not
+finished under any loss.
 """
 
 import keras

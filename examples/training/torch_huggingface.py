@@ -1,14 +1,18 @@
-"""Digits with the Trainer of Hugging Face transformers: cross-entropy first, then HEM, with exact accumulation.
+"""Hugging Face Trainer: digits, with gradients accumulated exactly.
 
     pip install "hemspec[torch]" transformers accelerate scikit-learn
     python examples/training/torch_huggingface.py
 
-Without accumulation one line changes: ``Trainer(compute_loss_func=lambda outputs, labels, num_items_in_batch=None:
-criterion(outputs.logits, labels))``. With `gradient_accumulation_steps` the Trainer passes the number of labels of the
-whole batch, `num_items_in_batch`, by which cross-entropy divides; the number of active ones is known only after the
-last forward pass. `HEMTrainer` therefore accumulates gradients of numerators and divides once, before gradients are
-clipped. The network is a small vision transformer from a configuration: nothing is downloaded. SEED was not chosen for
-its results.
+Cross-entropy first, then HEM. Without accumulation the change is one argument:
+
+    Trainer(..., compute_loss_func=lambda outputs, labels, num_items_in_batch: criterion(outputs.logits, labels))
+
+With `gradient_accumulation_steps` the Trainer passes the number of labels of the whole batch, `num_items_in_batch`, by
+which cross-entropy divides; how many are active is known only after the last forward pass. `HEMTrainer` therefore
+accumulates the gradients of numerators and divides once, before gradients are clipped. It is for one device.
+
+The network is a small vision transformer from a configuration: nothing is downloaded. SEED was not chosen for its
+results.
 """
 
 import tempfile

@@ -1,13 +1,12 @@
-"""A small language model in PyTorch: cross-entropy first, then HEM with a tied head that never makes all logits.
+"""A language model in PyTorch: masked tokens and a tied head.
 
     pip install "hemspec[torch]" scikit-learn
     python examples/training/torch_language_model.py
 
-Bytes of the descriptions of scikit-learn's data sets, line by line; padding has the target -100 and does not exist for
-either loss (`ignore_index`). The head is the embedding. `LinearHEMLoss` takes features and head instead of logits, as
-``F.linear_cross_entropy`` does, in little memory: with a vocabulary of 128 bytes that saves nothing, with 100,000
-tokens gigabytes. The text is short, so a margin of 1 is used instead of the paper's, which was made for images. SEED
-was not chosen for its results.
+Cross-entropy first, then HEM. The text is the descriptions of scikit-learn's data sets, byte by byte; padding has the
+target -100 and does not exist for either loss (`ignore_index`). The head is the embedding. `LinearHEMLoss` takes
+features and head instead of logits, in little memory: with 128 bytes that saves nothing, with 100,000 tokens gigabytes.
+The margin is the default, 1, since the paper's rule is for images. SEED was not chosen for its results.
 """
 
 import torch

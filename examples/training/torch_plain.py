@@ -1,11 +1,12 @@
-"""Digits in plain PyTorch: cross-entropy first, then HEM. The change is one line, the criterion.
+"""Plain PyTorch: digits.
 
     pip install "hemspec[torch]" scikit-learn
     python examples/training/torch_plain.py
 
-Both start from the same weights and see the same batches. SEED fixes the split, the weights and the batches and was not
-chosen for its results: one run of one seed says nothing about the losses. The learning rate is one that suits
-cross-entropy, and it decays: averaged over the samples that are still active, HEM's gradient does not fade by itself.
+Cross-entropy first, then HEM: the change is one line, the criterion. Both start from the same weights and see the same
+batches. SEED fixes the split, the weights and the batches and was not chosen for its results: one run of one seed says
+nothing about the losses. The learning rate is one that suits cross-entropy, and it decays: averaged over the samples
+that are still active, HEM's gradient does not fade by itself.
 """
 
 import torch

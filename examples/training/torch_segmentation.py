@@ -1,12 +1,12 @@
-"""Semantic segmentation in PyTorch: cross-entropy first, then HEM and HEM+. The change is one line, the criterion.
+"""Segmentation in PyTorch: digits on photographs.
 
     pip install "hemspec[torch,benchmark]"
     python examples/training/torch_segmentation.py
 
-Scenes of real digits on patches of real photographs, 11 classes with the background, which covers 85 % of the pixels;
-a border is not labelled (`ignore_index`). Logits are (N, C, H, W) and masks (N, H, W), as for ``nn.CrossEntropyLoss``.
-HEM+ has a margin for each class, larger for rare ones. SEED was not chosen for its results, and a training this short
-is not finished under any loss.
+Cross-entropy first, then HEM and HEM+: the change is one line, the criterion. Scenes of real digits on patches of real
+photographs, 11 classes with the background, which covers 85 % of the pixels; a border is not labelled (`ignore_index`).
+Logits are (N, C, H, W) and masks (N, H, W), as for `nn.CrossEntropyLoss`. HEM+ has a margin for each class, larger for
+rare ones. SEED was not chosen for its results, and a training this short is not finished under any loss.
 """
 
 import torch

@@ -1,15 +1,16 @@
-"""A loop in the style of timm's train.py: cross-entropy first, then HEM. The change is one line, `train_loss_fn`.
+"""In the style of timm: digits.
 
     pip install "hemspec[torch]" scikit-learn
     python examples/training/torch_timm_style.py
 
-What such a loop has: autocast in bfloat16, a cosine schedule with warm-up, clipped gradients, an exponential moving
-average of the weights, which is evaluated, and augmentation (random shifts). Mixup, CutMix and label smoothing stay off:
-HEM takes one class for each image. timm itself is not needed here; in its train.py the line that changes is
+Cross-entropy first, then HEM, in a loop as timm's train.py has it: autocast in bfloat16, a cosine schedule with
+warm-up, clipped gradients, augmentation (random shifts), and an exponential moving average of the weights, which is
+evaluated. Mixup, CutMix and label smoothing stay off: HEM takes one class for each image. timm itself is not imported,
+since it needs torchvision; in its train.py the line that changes is
 
     train_loss_fn = HEMLoss(margin=margin_from_num_samples(len(dataset_train)))
 
-with ``--smoothing 0 --mixup 0 --cutmix 0``. SEED was not chosen for its results.
+with `--smoothing 0 --mixup 0 --cutmix 0`. SEED was not chosen for its results.
 """
 
 import math

@@ -141,12 +141,15 @@ def test_classes_and_batch_differentiated_outside(check_vma) -> None:
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-6), got, whole_reduced())
 
 
-@pytest.mark.parametrize("kind", ["classes", "grid"])
-def test_sharded_arrays(kind) -> None:
-    """The compiler makes the sums, without `class_axis_name`."""
-    of_logits, of_labels = (NamedSharding(mesh(kind), spec) for spec in specs(kind))
-    z, y, w = (jax.device_put(x, s) for x, s in zip(batch(), (of_logits, of_labels, of_labels), strict=True))
-    got = whole()(z, y, w)
+@pytest.mark.parametrize(("kind", "types"), [("classes", "Auto"), ("grid", "Auto"), ("grid", "Explicit")])
+def test_sharded_arrays(kind, types) -> None:
+    """No `class_axis_name`: the compiler makes the sums, whether the arrays' types say how they are sharded or not."""
+    names = mesh(kind).axis_names
+    devices = Mesh(mesh(kind).devices, names, axis_types=(jax.sharding.AxisType[types],) * len(names))
+    of_logits, of_labels = (NamedSharding(devices, spec) for spec in specs(kind))
+    with jax.set_mesh(devices):
+        z, y, w = (jax.device_put(x, s) for x, s in zip(batch(), (of_logits, of_labels, of_labels), strict=True))
+        got = whole()(z, y, w)
     agree(got, whole()(*batch()))
     assert got[0][1].sharding.is_equivalent_to(of_logits, 2)
 
@@ -236,6 +239,16 @@ def test_a_head_and_what_comes_before_it(loss, way) -> None:
         step = jax.value_and_grad(in_map(shard, out_specs=P(), check_vma=way == "outside"), which)
     same = functools.partial(np.testing.assert_allclose, rtol=2e-6, atol=1e-6)
     jax.tree.map(same, jax.jit(step)(*arrays), whole_head())
+
+
+def test_a_linear_head_of_a_sharded_type_is_refused() -> None:
+    """With types that say so JAX would ask at each chunk where it is to go."""
+    x, kernel, bias, y = head()
+    devices = Mesh(mesh("grid").devices, ("data", "classes"), axis_types=(jax.sharding.AxisType.Explicit,) * 2)
+    with jax.set_mesh(devices):
+        kernel = jax.device_put(kernel, NamedSharding(devices, P(None, "classes")))
+        with pytest.raises(ValueError, match=r"kernel must be whole, or a shard inside jax\.shard_map .*'classes'"):
+            of_linear(x, kernel, bias, y)
 
 
 def test_vmap_over_shards() -> None:

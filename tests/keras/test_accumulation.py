@@ -140,6 +140,8 @@ def test_what_cannot_be_accumulated() -> None:
     for loss in ("mse", HEMLoss(reduction=None)):
         with pytest.raises(ValueError, match="compiled with a loss of hemspec"):
             accumulate_gradients(model_with(loss), 2)
+    with pytest.raises(ValueError, match="all of a batch at once"):
+        accumulate_gradients(model_with(DiceLoss(batch=True)), 2)
     x, y = np.zeros((4, 2, 4)), np.zeros((4, 2), int)
     regularized = accumulate_gradients(model_with(HEMLoss(), kernel_regularizer="l2"), 2)
     with pytest.raises(ValueError, match="no losses of its own"):

@@ -30,7 +30,7 @@ REPEATED = {
     "numpy": {"eager": EVERY},
     "torch": {"eager": EVERY, "compile": ("hem_loss",)},
     "tensorflow": {"eager": EVERY, "xla": ("hem_loss",)},
-    "jax": {"jit-strict": EVERY, "eager": ("hem_loss",)},
+    "jax": {"jit-strict": EVERY},
     "keras-torch": {"eager": EVERY},
     "keras-tensorflow": {"eager": EVERY},
     "keras-jax": {"traced": ("hem_loss",)},
@@ -40,10 +40,10 @@ FUZZED = {
     "numpy": (700, ("eager",)),
     "torch": (500, ("eager", "eager-strided", "module", "linear", "vmap")),
     "tensorflow": (200, ("eager",)),
-    "jax": (140, ("jit-strict",)),
+    "jax": (70, ("jit-strict",)),
     "keras-torch": (300, ("eager", "eager-mixed_float16")),
     "keras-tensorflow": (150, ("eager", "eager-mixed_float16")),
-    "keras-jax": (70, ("traced",)),
+    "keras-jax": (35, ("traced",)),
 }
 """How many calls, in which modes: those that answer in milliseconds. `nox -s fuzz` asks the others too."""
 

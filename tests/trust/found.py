@@ -21,6 +21,11 @@ FOUND = [
             constants={"alpha": np.array([1.75, 0.0])},
         ),
     ),
+    # NaN in JAX: XLA multiplies by a reciprocal that it flushes to 0.
+    Case(
+        "norm_of_the_largest_float32",
+        Call("logit_norm_loss", np.array([[4.5, 3.4028234663852886e38, -4.5]]), np.array([0]), reduction="none"),
+    ),
     # Keras on PyTorch refused them.
     *(
         Case(
