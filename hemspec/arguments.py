@@ -203,7 +203,8 @@ def representable(value: int, dtype: str) -> bool:
     """
     bits = int(dtype.lstrip("uint"))
     low, high = (0, 2**bits - 1) if dtype.startswith("u") else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return low <= value <= high
+    inside: bool = low <= value <= high  # not bool(...): Dynamo of PyTorch 2.6 refuses that of a symbol
+    return inside
 
 
 def check_constant_dtype(dtype: str, name: str) -> None:

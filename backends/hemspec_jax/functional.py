@@ -14,6 +14,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction, log_prior
@@ -350,7 +351,7 @@ def logit_norm_loss(
     largest = jnp.max(jnp.abs(lax.stop_gradient(z)), axis=-1, keepdims=True)
     is_zero = largest == 0
     # XLA multiplies by its reciprocal, which for the largest numbers would be flushed to 0.
-    scale = jnp.where(is_zero, 1.0, jnp.minimum(largest, float(jnp.finfo(z.dtype).max) / 8))
+    scale = jnp.where(is_zero, 1.0, jnp.minimum(largest, float(np.finfo(z.dtype).max) / 8))
     unit = z / scale
     squares = jnp.sum(jnp.square(unit), axis=-1, keepdims=True)
     length = jnp.where(is_zero, 0.0, jnp.sqrt(jnp.where(is_zero, 1.0, squares)))

@@ -103,7 +103,7 @@ def doubts(positions: Positions, margins: Array, errors: Array, compute: str, *,
     if compute == "float64":  # there is nothing more exact to compare with
         exact = on_grid(differences) & on_grid(m) & (np.abs(sums) < 2.0**20)
     rounding = 4 * eps * (np.abs(differences) + m) + TINY[compute]
-    found = ~exact & (np.abs(sums) <= rounding)
+    found: Array = ~exact & (np.abs(sums) <= rounding)
     if threshold:
         largest = errors.max(axis=1, keepdims=True)
         shortfall = largest - errors

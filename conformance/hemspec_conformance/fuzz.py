@@ -332,7 +332,8 @@ def simpler_calls(call: Call) -> Iterator[Call]:
     for name in ("logits", "labels", "sample_weight"):
         array = getattr(call, name)
         if array is not None and not array.flags.c_contiguous:
-            yield replace(call, **{name: np.ascontiguousarray(array)})
+            contiguous: dict[str, Any] = {name: np.ascontiguousarray(array)}
+            yield replace(call, **contiguous)
     if call.logits.dtype.kind not in "biu":
         with np.errstate(invalid="ignore"):
             rounded = np.rint(call.logits)

@@ -100,7 +100,7 @@ def draw_form(dice: Dice, loss: str, dtype: str, limits: Limits) -> Input:
         classes = 5
     axis = int(dice.rng.integers(-len(shape) - 1, len(shape) + 1)) if dice.chance(0.5) else -1
     last = axis % (len(shape) + 1) == len(shape)
-    form = dice.of(limits.label_forms) if shape and last else "ids"
+    form: LabelForm = dice.of(limits.label_forms) if shape and last else "ids"
     labels = np.zeros(shape, dice.of(INTEGERS) if dice.chance(0.5) else "int64")
     weight = None
     if dice.chance(0.5):
@@ -240,7 +240,7 @@ def fill_logits(dice: Dice, zeros: Array, infinities: bool) -> Array:
 
 
 def fill_labels(dice: Dice, call: Call, classes: int, form: LabelForm, *, bad: bool) -> Array:
-    labels = call.labels
+    labels: Array = call.labels
     if labels.dtype.kind not in "iu" or not labels.size:
         return labels
     # Frameworks without 64-bit integers hold no more than these, and float32 no more than the others.

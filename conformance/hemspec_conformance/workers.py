@@ -36,8 +36,8 @@ class Request:
     seed: int = 0
 
     def session(self) -> Session:
-        options = {"full": self.full, "examples": self.examples, "fuzz": self.fuzz, "seed": self.seed}
-        return Session(Backend.load(self.backend), **options)
+        backend = Backend.load(self.backend)
+        return Session(backend, full=self.full, examples=self.examples, fuzz=self.fuzz, seed=self.seed)
 
 
 @dataclass(frozen=True)

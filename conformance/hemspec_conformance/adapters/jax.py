@@ -22,8 +22,7 @@ name = "jax"
 spec_version = 1
 losses = tuple(LOSSES)
 
-enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
-"""Before JAX 0.8 it has another name."""
+enable_x64: Any = vars(jax).get("enable_x64") or vars(jax.experimental)["enable_x64"]  # before JAX 0.8
 NARROW = ("float32", "bfloat16", "float16")
 NO_GPU = "" if jax.default_backend() in ("gpu", "cuda") else "JAX finds no GPU"
 EAGER = Mode("eager", dtypes=("float32",), coverage="core")
