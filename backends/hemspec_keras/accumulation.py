@@ -62,16 +62,18 @@ def accumulate_gradients(model: ModelT, steps: int) -> ModelT:
         )
     if model.get_compile_config()["loss_weights"] is not None:
         raise ValueError("model must be compiled without loss_weights")
+    if getattr(loss, "batch", False):
+        raise ValueError("DiceLoss(batch=True) is the loss of all of a batch at once, no sum over its parts")
     step: Any = {"tensorflow": tensorflow_step, "jax": jax_step, "torch": torch_step}[keras.backend.backend()]
     model.train_step = functools.partial(step, model, loss, steps)
     model.train_function = None  # which may have been traced before
     return model
 
 
-def terms_of(model: Any, loss: Any, samples: Any, y: Any, y_pred: Any, weight: Any, other_losses: Any) -> list[Any]:
+def terms_of(model: Any, loss: Any, scale: Any, y: Any, y_pred: Any, weight: Any, other_losses: Any) -> list[Any]:
     """What adds up: numerator and denominator, None for that of a sum.
 
-    Both divided by the samples of the batch: gradients of the size that averages have suit float16.
+    Both divided by `scale`, the samples of the batch: gradients of the size that averages have suit float16.
     """
     if model.loss is not loss:
         raise ValueError("the model has been compiled with another loss: call accumulate_gradients again")
@@ -80,7 +82,7 @@ def terms_of(model: Any, loss: Any, samples: Any, y: Any, y_pred: Any, weight: A
     numerator, denominator = loss._terms(*loss._prepare(y, y_pred, weight))
     if denominator is None:
         return [numerator, None]
-    scale = ops.cast(ops.maximum(samples, 1), numerator.dtype)
+    scale = ops.cast(ops.maximum(scale, 1), numerator.dtype)
     return [numerator / scale, denominator / scale]
 
 
@@ -121,7 +123,8 @@ def logs(model: Any, samples: Any, loss: Any) -> Any:
 def tensorflow_step(model: Any, loss: Any, steps: int, data: Any) -> Any:
     import tensorflow as tf
 
-    weights, samples = model.trainable_weights, count_samples(data)
+    weights, samples, together = model.trainable_weights, count_samples(data), FRAMEWORK.count_replicas() > 1
+    scale = FRAMEWORK.replicas.sum_over_replicas(samples) if together else samples
     gradients: Any = None
     terms: Any = None
     for start in range(steps):
@@ -130,12 +133,12 @@ def tensorflow_step(model: Any, loss: Any, steps: int, data: Any) -> Any:
             x, y, weight = part(data, start, steps)
         with tf.GradientTape() as tape:
             y_pred = model(x, training=True)
-            new = terms_of(model, loss, samples, y, y_pred, weight, model.losses)
+            new = terms_of(model, loss, scale, y, y_pred, weight, model.losses)
             numerator = model.optimizer.scale_loss(new[0])
         slopes = [None if g is None else tf.convert_to_tensor(g) for g in tape.gradient(numerator, weights)]
         gradients, terms = added(gradients, slopes), added(terms, new)
         model.compute_metrics(x, y, y_pred, sample_weight=weight)
-    if FRAMEWORK.count_replicas() > 1:
+    if together:
         terms = [None if term is None else FRAMEWORK.replicas.sum_over_replicas(term) for term in terms]
     numerator, denominator = terms
     model.optimizer.apply_gradients(zip(divided(gradients, denominator), weights, strict=True))

@@ -401,7 +401,7 @@ class DiceLoss(_Loss):
 
     Args:
         smooth: a number >= 0, added to numerator and denominator.
-        batch: treat the whole batch as one image.
+        batch: treat the whole batch as one image, over replicas too.
 
     Example:
         >>> float(DiceLoss()([[0, 1]], [[[0.0, 0.0], [0.0, 0.0]]]))

@@ -51,7 +51,7 @@ class Found(NamedTuple):
     thresholds: Tensor  # errors from there on are kept
     spoilt: Tensor  # bool: there is a NaN among its errors
     total: Tensor  # of the kept errors
-    count: Tensor  # how many are kept
+    number: Tensor  # of the kept errors
 
 
 def margin_terms(
@@ -76,6 +76,8 @@ def read_shard(
 
     Also gives 1 for each position; NaN for one to spoil, 0 for one that does not exist.
     """
+    first: int | Tensor
+    classes: int | Tensor
     if is_distributed(input):
         z, group, first, classes = shard_of(input, group)
         target = whole(target, "target")
@@ -184,7 +186,7 @@ def counts(
     """Of each position: how many errors HEM keeps, how many there are, whether one is NaN; and C - 1."""
     shard, targets, alive = read_shard(input, target, group, **arguments)
     hem, every = measure(shard, True), measure(shard, False)
-    return hem.count, every.count, hem.spoilt | torch.isnan(alive), shard.classes - 1, targets
+    return hem.number, every.number, hem.spoilt | torch.isnan(alive), shard.classes - 1, targets
 
 
 class KeptMean(Function):
@@ -202,13 +204,13 @@ class KeptMean(Function):
         hem: bool,
     ) -> Tensor:
         found = measure(Shard(z, labels, margins, classes, group), hem)
-        share = 1.0 / (found.count.clamp(min=1.0) if hem else classes.expand_as(found.count))
+        share = 1.0 / (found.number.clamp(min=1.0) if hem else classes.expand_as(found.number))
         share = torch.where(found.spoilt, torch.nan, share)
         share = torch.where(alive == 0, 0.0, share * alive)
-        ctx.save_for_backward(z, labels, found.z_y, margins, found.thresholds, found.count, share)
+        ctx.save_for_backward(z, labels, found.z_y, margins, found.thresholds, found.number, share)
         return found.total * share
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        *saved, share = ctx.saved_tensors
-        return slopes_at_kept(*saved, upstream * share), *[None] * 6
+        z, labels, z_y, margins, thresholds, number, share = ctx.saved_tensors
+        return slopes_at_kept(z, labels, z_y, margins, thresholds, number, upstream * share), *[None] * 6

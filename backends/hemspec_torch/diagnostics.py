@@ -54,6 +54,7 @@ def hem_diagnostics(
     """
     check_group(process_group)
     check_group(class_group, name="class_group")
+    rivals: int | Tensor
     given: dict[str, Any] = {"sample_weight": sample_weight, "ignore_index": ignore_index}
     if class_group is not None or is_distributed(input):
         from hemspec_torch import class_parallel

@@ -144,8 +144,8 @@ class HEMLoss(_Loss):
 
     function: ClassVar[LossFunction[..., Tensor]] = functional.hem_loss
     reductions = MARGIN_REDUCTIONS
-    constants = ("margin",)
-    groups = ("process_group", "class_group")
+    constants: ClassVar[tuple[str, ...]] = ("margin",)
+    groups: ClassVar[tuple[str, ...]] = ("process_group", "class_group")
 
     def __init__(
         self,

@@ -27,20 +27,18 @@ def call_exported(folder: Path, inputs: dict[str, Any], sizes: tuple[int, ...]) 
 
 
 def train(inputs: dict[str, Any]) -> dict[str, Any]:
-    """A few steps with each loss."""
+    """Two steps with each of some losses."""
     import hemspec.jax
 
-    losses = {name: getattr(hemspec.jax, name) for name in hemspec.jax.__all__ if name.endswith("_loss")}
-    del losses["linear_hem_loss"]
+    losses = {name: getattr(hemspec.jax, name) for name in ("hem_loss", "multi_margin_loss", "focal_loss", "dice_loss")}
 
     @jax.jit
     def steps(head: Any, x: Any, y: Any, w: Any) -> dict[str, Any]:
         def loss_of(name: str, head: Any) -> Any:
-            options = {"class_counts": np.arange(1, 6)} if name == "logit_adjusted_loss" else {}
-            return losses[name](jnp.matmul(x, head), y, sample_weight=w, **options)
+            return losses[name](jnp.matmul(x, head), y, sample_weight=w)
 
         heads = dict.fromkeys(losses, head)
-        for _ in range(3):
+        for _ in range(2):
             heads = {name: head - 0.1 * jax.grad(lambda h, n=name: loss_of(n, h))(head) for name, head in heads.items()}
         return heads
 

@@ -59,6 +59,6 @@ def test_digits(in_float32: Any, policy: str) -> None:
     """No further below on average than three standard errors of a difference of two means."""
     reached = accuracies(policy)
     noise = in_float32.std(ddof=1) * np.sqrt(2 / SEEDS)
-    print(policy, reached, in_float32, noise)
+    print(f"{policy}: {reached.mean():.4f}, float32: {in_float32.mean():.4f}, standard error: {noise:.4f}")
     assert in_float32.mean() > 0.85
     assert reached.mean() > in_float32.mean() - 3 * noise

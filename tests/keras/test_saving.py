@@ -56,6 +56,7 @@ def close(got: dict[str, float], expected: dict[str, float]) -> None:
     np.testing.assert_allclose(list(got.values()), list(expected.values()), rtol=1e-5)
 
 
+@pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "torch", reason="one start is enough; see also test_fixtures.py")
 def test_a_fresh_process_loads_a_model_and_trains_on(trained: Any, tmp_path: Path) -> None:
     model, data = trained
     model.save(tmp_path / "model.keras")

@@ -73,7 +73,7 @@ FRAMEWORKS = ("torch", "keras", "jax", "tensorflow")
 
 
 def by_framework(name: str) -> tuple[int, bool, str]:
-    """The order in which files named ``torch_lightning``, ``torch_plain`` or ``torch`` are shown: the plain one first."""
+    """The order of files named ``torch_lightning``, ``torch_plain`` or ``torch``: by framework, the plain one first."""
     framework, _, setting = name.partition("_")
     place = FRAMEWORKS.index(framework) if framework in FRAMEWORKS else len(FRAMEWORKS)
     return place, setting not in ("", "plain"), name
