@@ -156,8 +156,8 @@ def in_place(
     dtype, classes = margins.dtype, last_size(z)
     x = errors_of(z, true_logits(z, labels, dtype), margins, labels)
     if hem:
-        # The largest number below the mean error: what exceeds it is kept.
-        below = tf.minimum(mean_error(x) * np.nextafter(dtype.as_numpy_dtype(1), 0), dtype.max)
+        # The largest number below the mean error: what exceeds it is kept. (For 0 as an integer NumPy 1 takes float64.)
+        below = tf.minimum(mean_error(x) * np.nextafter(*np.array([1, 0], dtype.as_numpy_dtype)), dtype.max)
         x = tf.nn.relu(x - below)
     total = tf.reduce_sum(x, -1, keepdims=True)
     # Only what has been added up can be written over.
