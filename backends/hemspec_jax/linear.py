@@ -65,7 +65,7 @@ def linear_hem_loss(
         margin, sample_weight, where, ignore_index, reduction, axis_name: as in `hem_loss`. The features of a position
             that does not exist are not looked at.
         class_axis_name: as in `hem_loss`. Kernel and bias are then one shard's of the classes, the features of all.
-            With several devices use `shard_map`: from arrays that are merely sharded under ``jit`` a compiler gathers
+            With several devices use ``shard_map``: from arrays that are merely sharded under ``jit`` a compiler gathers
             features to cut them into chunks (logits never), and types with a sharding are refused.
         chunk_rows: positions in a chunk. None: a thirty-second of them, within 32 to 256 MB of float32 logits.
 
