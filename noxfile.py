@@ -96,9 +96,9 @@ def tests(session: nox.Session) -> None:
         return pytest(session, *(str(ROOT / a) if a.startswith("tests/") else a for a in session.posargs))
     files = sorted((ROOT / "tests").glob("test_*.py"))
     # By file, because the tests about mutants share what the suite said of each.
+    pytest(session, *files, ROOT / "tests/conformance", "-n2", "--dist", "loadfile")
     doctests = ["--doctest-modules", "--pyargs"]
-    reference = ["hemspec.reference", "hemspec.margins"]
-    pytest(session, *doctests, *files, ROOT / "tests/conformance", *reference, "-n2", "--dist", "loadfile")
+    pytest(session, *doctests, "hemspec.reference", "hemspec.margins")
     for backend, variables in BACKENDS.items():
         if backend == "numpy":
             continue

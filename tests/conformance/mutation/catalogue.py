@@ -1719,7 +1719,7 @@ bad.add(
 bad.add(
     "flag_by_truth",
     "batch='no' is true",
-    "if not isinstance(value, bool | np.bool_):",
+    "if not isinstance(value, (bool, np.bool_)):",
     "if False:",
     losses=[DICE],
     accepts=True,
