@@ -18,9 +18,6 @@ from keras import ops
 import hemspec.keras
 from hemspec.keras import CrossEntropyLoss, DiceLoss, HEMLoss, accumulate_gradients
 
-# Keras's own conversion to NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 FUNCTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "HEMLoss": ("hem_loss", {"margin": [0.5, 1.0, 2.0]}),
     "MultiMarginLoss": ("multi_margin_loss", {"margin": 0.5}),

@@ -16,9 +16,6 @@ from keras import ops
 import hemspec_keras.framework
 from hemspec.keras import CrossEntropyLoss, DiceLoss, FocalLoss, HEMLoss, LogitAdjustedLoss, LogitNormLoss
 
-# Keras's own conversion to NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 Z = np.array([[0.0, 2.0, 1.0, 0.5], [1.0, 1.5, 0.0, -3.0]], np.float32)
 Y = np.array([0, 0])
 SOFT = np.array([[0.9, 0.1, 0.0, 0.0], [1.0, 0.0, 0.0, 0.0]])

@@ -16,9 +16,6 @@ import keras
 
 import hemspec.keras  # which registers the names
 
-# Keras's own conversion to NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 VERSIONS = sorted(path.parent for path in Path(__file__).parents[1].glob("fixtures/*/expected.json"))
 MODELS = [
     pytest.param(version, name, id=f"{version.name} {name}")

@@ -21,9 +21,6 @@ from keras import ops
 import hemspec_keras.metrics
 from hemspec.keras import ActiveFraction, HEMLoss, KeptErrors, MarginSatisfied
 
-# Keras's own conversion to NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 METRICS = (ActiveFraction, KeptErrors, MarginSatisfied)
 MARGINS = [0.5, 1.0, 2.0]
 LABEL_FORMS: dict[str, Any] = {

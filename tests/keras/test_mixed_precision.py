@@ -15,9 +15,6 @@ import keras
 
 from hemspec.keras import HEMLoss
 
-# Keras's own conversion to NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 SEEDS = 4
 POLICIES = ["mixed_bfloat16", *(["mixed_float16"] if os.environ["KERAS_BACKEND"] == "tensorflow" else [])]
 

@@ -28,9 +28,6 @@ from hemspec.keras import (
     accumulate_gradients,
 )
 
-# Keras's own conversion to NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 BACKEND = keras.backend.backend()
 CLASSES, IGNORED = 4, 2
 LOSSES: dict[str, Any] = {

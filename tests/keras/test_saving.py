@@ -18,9 +18,6 @@ import keras
 
 from hemspec.keras import HEMLoss
 
-# Keras's own conversion to NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 FRESH = """
 import json, sys
 import keras, numpy as np

@@ -20,9 +20,6 @@ import keras
 
 from hemspec.keras import CrossEntropyLoss, DiceLoss, HEMLoss
 
-# Keras's own conversion to NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 PROCESSES = 2
 LOSSES: dict[str, Any] = {
     "hem": HEMLoss(ignore_class=2),

@@ -28,9 +28,6 @@ from hemspec.keras import (
     MultiMarginLoss,
 )
 
-# Keras's own conversion to NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 LOSSES: dict[str, Any] = {
     "hem": lambda **options: HEMLoss(margin=0.5, **options),
     "hem-plus": lambda **options: HEMLoss(margin=np.float32([0.5, 1.0, 2.0]), **options),

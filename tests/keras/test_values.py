@@ -17,9 +17,6 @@ from keras import ops
 
 import hemspec.keras
 
-# Keras's own conversion to NumPy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
 C = 5
 CASES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "hem": ("HEMLoss", "hem_loss", {"margin": [0.5, 1.0, 2.0, 0.0, 1.5]}),
