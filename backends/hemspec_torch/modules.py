@@ -168,9 +168,7 @@ class HEMLoss(_Loss):
             input: logits, also of a loss that is otherwise given something else.
             target, sample_weight: as in ``forward``.
         """
-        options = {
-            name: value for name, value in HEMLoss._options(self).items() if name not in ("reduction", "chunk_rows")
-        }
+        options = {name: value for name, value in self._options().items() if name not in ("reduction", "chunk_rows")}
         return hem_diagnostics(input, target, sample_weight=sample_weight, **options)
 
 
