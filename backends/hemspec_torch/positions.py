@@ -145,9 +145,9 @@ def targets_for(
     bad = valid & (bad_label | bad_weight)
     return Targets(
         labels=torch.where(valid & ~bad_label, labels, 0),
-        weights=torch.where(bad_weight, torch.nan, weights),
+        weights=weights.masked_fill(bad_weight, torch.nan),  # not `where`, which would make a tensor of the NaN
         valid=valid,
-        poison=torch.where(bad, torch.nan, torch.ones_like(weights)),
+        poison=torch.ones_like(weights).masked_fill(bad, torch.nan),
     )
 
 
