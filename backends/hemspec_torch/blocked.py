@@ -117,14 +117,16 @@ def add_up(values: Tensor, weights: Tensor | None, reduction: str) -> tuple[Tens
 
 
 def is_plain(tensor: Any, device: str = "cpu") -> bool:
-    """A tensor of numbers on such a device: nothing traced, mapped, compiled or watched by forward mode."""
+    """A tensor of numbers on such a device: nothing traced, mapped, compiled or watched, by forward mode or another."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.device.type == device
         and tensor.layout is torch.strided
+        and not tensor.is_nested
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
         and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+        and not torch._C._len_torch_dispatch_stack()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and forward_ad._current_level < 0
     )

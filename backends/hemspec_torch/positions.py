@@ -103,6 +103,18 @@ def check_tensors(**arguments: Any) -> None:
                 f"{name} must be a tensor of this process; got a DTensor (take its to_local() with process_group=...,"
                 " or its full_tensor(); a DTensor input sharded over classes is for hem_loss and multi_margin_loss)"
             )
+        check_dense(value, name)
+
+
+def check_dense(value: Tensor, name: str) -> None:
+    if value.is_nested:
+        raise TypeError(
+            f"{name} must be a dense tensor; got a nested one (take torch.cat({name}.unbind()), all positions one after"
+            " the other, of the logits, the target and the weights alike)"
+        )
+    if value.layout is not torch.strided:
+        layout = str(value.layout).removeprefix("torch.")
+        raise TypeError(f"{name} must be a dense tensor; got one of layout {layout} (take its to_dense())")
 
 
 def is_distributed(value: object) -> bool:
@@ -128,6 +140,7 @@ def targets_for(
     else:
         if not isinstance(sample_weight, Tensor):
             raise TypeError(f"sample_weight must be a torch.Tensor or None; got {type(sample_weight).__name__}")
+        check_dense(sample_weight, "sample_weight")
         check_weight(sample_weight.shape, dtype_name(sample_weight), target.shape)
         weights = sample_weight.detach().to(device=target.device, dtype=compute)
         weights = weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim)).expand(labels.shape)
@@ -187,7 +200,7 @@ def constant(
         read_constant(readable, name=name, positive=positive)
     value = value.detach().to(device=device, dtype=torch.float64)
     good = torch.isfinite(value) & (value > 0 if positive else value >= 0)
-    return value, torch.where(good.all(), one, torch.nan)
+    return value, one.masked_fill(~good.all(), torch.nan)
 
 
 def at_true_class(vector: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
