@@ -236,7 +236,9 @@ def together(pair: Pair, axis: int) -> Pair:
     # reduction, which it can only if both arrays have a tangent. So the second depends on the first, in name: no
     # compiler computes what is chosen where False holds.
     second = jnp.where(np.False_, first, second)
-    first, second = lax.reduce((first, second), (zero, zero), lambda one, two: (one[0] + two[0], one[1] + two[1]), (axis,))
+    first, second = lax.reduce(
+        (first, second), (zero, zero), lambda one, two: (one[0] + two[0], one[1] + two[1]), (axis,)
+    )
     first, second = lax.optimization_barrier((first, second))  # type: ignore[no-untyped-call]
     return first, second
 
