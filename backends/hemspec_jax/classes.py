@@ -115,14 +115,22 @@ class _Loss:
         constants, options = self._flatten()
         return tuple((GetAttrKey(name), value) for name, value in zip(self.constants, constants, strict=True)), options
 
-    def _hold(self, name: str, *, scalar: bool = True, per_class: bool = False, positive: bool = False) -> None:
+    def _hold(
+        self,
+        name: str,
+        *,
+        scalar: bool = True,
+        per_class: bool = False,
+        positive: bool = False,
+        counts: bool = False,
+    ) -> None:
         """Check a constant and keep it: a number as a float, a vector as float64 (JAX might round it to float32)."""
         value = getattr(self, name)
         traced = isinstance(value, jax.core.Tracer)
         if traced:
             check_constant_dtype(value.dtype.name, name)
         else:
-            value = read_constant(value, name=name, positive=positive)
+            value = read_constant(value, name=name, positive=positive, counts=counts)
         if per_class:
             check_per_class(value.shape, None, name=name, scalar=scalar)
         else:
@@ -343,7 +351,7 @@ class LogitAdjustedLoss(_Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hold("class_counts", scalar=False, per_class=True, positive=True)
+        self._hold("class_counts", scalar=False, per_class=True, counts=True)
         self._hold("temperature", positive=True)
 
 
