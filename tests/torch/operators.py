@@ -60,7 +60,8 @@ def samples(
     make = functools.partial(make_tensor, device=device, dtype=dtype, low=-3, high=3)
     reductions = ["none", "sum", "mean", *(["active_mean"] if name in (*MARGIN, "linear_hem_loss") else [])]
     shapes: list[tuple[int, ...]] = [(4, CLASSES), (2, CLASSES, 3), (CLASSES,), (0, CLASSES)]
-    for shape, reduction, options in itertools.product(shapes, reductions, OPTIONS[name]):
+    for i, (shape, reduction) in enumerate(itertools.product(shapes, reductions)):
+        options = OPTIONS[name][i % len(OPTIONS[name])]
         z = make(shape, requires_grad=requires_grad)
         labels = shape[:1] + shape[2:] if len(shape) > 1 else ()
         given = {"reduction": reduction, **options}
@@ -72,7 +73,7 @@ def samples(
             continue
         y = torch.randint(0, CLASSES, labels)
         yield SampleInput(z, y, **given)
-        if len(shape) > 1 and shape[0]:
+        if len(shape) == 2 and shape[0]:
             ignored = y.clone()
             ignored[0] = -100
             yield SampleInput(z, ignored, sample_weight=torch.rand(labels) + 0.5, **given)
