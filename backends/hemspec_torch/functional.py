@@ -406,7 +406,8 @@ def logit_adjusted_loss(
 
     Args:
         input, target, sample_weight, ignore_index, process_group: as in `hem_loss`.
-        class_counts: training samples per class, shape ``(C,)``, each > 0; the priors are their shares.
+        class_counts: training samples per class, shape ``(C,)``: whole numbers >= 1, within rounding; the priors are
+            their shares. A Series, dict or Counter is put in the order of the classes.
         temperature: a number > 0.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
@@ -426,7 +427,7 @@ def logit_adjusted_loss(
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
     t, poison_t = constant(temperature, *positions.classes_and_kind(), name="temperature", positive=True)
     classes, device, dtype = positions.classes_and_kind()
-    counts, good = given(class_counts, classes, dtype, name="class_counts", scalar=False, positive=True)
+    counts, good = given(class_counts, classes, dtype, name="class_counts", scalar=False, counts=True)
     shift = (counts / counts.sum()).log()
     if is_number(temperature):  # in the digits that the host has
         shift, t = temperature * shift, torch.ones_like(t)

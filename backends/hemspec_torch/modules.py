@@ -74,9 +74,9 @@ class _Loss(nn.Module):
         self.process_group = process_group
         self._copies: dict[str, tuple[int, Tensor]] = {}
 
-    def _hold(self, name: str, value: Any, *, scalar: bool = True, positive: bool = False) -> None:
+    def _hold(self, name: str, value: Any, *, scalar: bool = True, counts: bool = False) -> None:
         """Keep a margin or another constant: a number as it is, a vector over classes as a tensor of its own."""
-        array = read_constant(on_host(value, name), name=name, positive=positive)
+        array = read_constant(on_host(value, name), name=name, counts=counts)
         check_per_class(array.shape, None, name=name, scalar=scalar)
         # With real numbers also where a mode makes fake tensors, and with a version also where there is no autograd.
         with _disable_current_modes(), torch.inference_mode(False):
@@ -411,7 +411,7 @@ class LogitAdjustedLoss(_Loss):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
-        self._hold("class_counts", class_counts, scalar=False, positive=True)
+        self._hold("class_counts", class_counts, scalar=False, counts=True)
         self.temperature = read_number(on_host(temperature, "temperature"), name="temperature", positive=True)
 
 

@@ -19,6 +19,9 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
 from hemspec.arguments import (
+    ROUNDING_OF_SHARES,
+    are_counts,
+    by_class,
     check_constant_dtype,
     check_ignore_index,
     check_label_values,
@@ -225,25 +228,32 @@ def given(
     scalar: bool = True,
     per_class: bool = True,
     positive: bool = False,
+    counts: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
     """A hyper-parameter where its numbers are: on the host in float64, on another device in the compute dtype.
 
     With it comes which of them are good, or None: all, since they could be read.
     """
-    compiling = torch.compiler.is_compiling()
-    if not isinstance(value, Tensor):
+    numbers = None if isinstance(value, Tensor) or torch.compiler.is_compiling() else value
+    if not isinstance(value, Tensor) and numbers is None:
         # While compiling, NumPy arrays are traced as tensors. The host is named because another default may be set.
-        array = value if compiling else read_constant(value, name=name, positive=positive)
-        value = torch.as_tensor(array, dtype=torch.float64 if isinstance(array, (list, tuple)) else None, device="cpu")
-    check_constant_dtype(dtype_name(value), name)
-    check_is_constant(value, name)
-    check_shape(value.shape, classes, name=name, scalar=scalar, per_class=per_class)
-    readable = read(value)
-    if readable is not None:
+        value = by_class(value, name=name)
+        value = torch.as_tensor(value, dtype=torch.float64 if isinstance(value, (list, tuple)) else None, device="cpu")
+    if isinstance(value, Tensor):
+        check_constant_dtype(dtype_name(value), name)
+        check_is_constant(value, name)
+        check_shape(value.shape, classes, name=name, scalar=scalar, per_class=per_class)
+        numbers = read(value)
+    if numbers is not None:
         # Made of the numbers, not cast: a module's vector is a plain tensor, also where a mode wants fake ones.
-        return torch.from_numpy(read_constant(readable, name=name, positive=positive)), None
+        numbers = read_constant(numbers, name=name, positive=positive, counts=counts)
+        check_shape(numbers.shape, classes, name=name, scalar=scalar, per_class=per_class)
+        return torch.from_numpy(numbers), None
     value = value.detach().to(torch.float64 if value.device.type == "cpu" else dtype)
-    return value, are_good(value, positive)
+    good = are_good(value, positive or counts)
+    if counts:
+        good = good & are_counts(value, value.round(), ROUNDING_OF_SHARES * value.sum())
+    return value, good
 
 
 def check_shape(
