@@ -58,6 +58,16 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "negative": (lambda: HEMLoss()([-100, 0], Z), ValueError, "y_true.*got -100 at index 0"),
     "one weight": (lambda: HEMLoss()(Y, Z, 0.5), ValueError, r"sample_weight.*\(2,\); got \(\)"),
     "negative weight": (lambda: HEMLoss()(Y, Z, [1.0, -1.0]), ValueError, "sample_weight.*-1.0 at index 1"),
+    "weights over (N, H)": (
+        lambda: HEMLoss()(Y[None, None], Z[None, None], np.ones((1, 2, 1))),
+        ValueError,
+        r"sample_weight.*\(1, 1, 2\) or \(1,\); got \(1, 2, 1\)",
+    ),
+    "weights over (1, T)": (
+        lambda: HEMLoss()([[0, 0], [0, 0]], np.stack([Z, Z]), np.ones((1, 2))),
+        ValueError,
+        r"sample_weight.*\(2, 2\) or \(2,\); got \(1, 2\)",
+    ),
     "weights' shape": (lambda: HEMLoss()(Y, Z, [1.0]), ValueError, r"sample_weight.*got \(1,\)"),
     "margins' length": (lambda: HEMLoss(margin=[1.0, 2.0])(Y, Z), ValueError, r"margin.*\(4,\).*got shape \(2,\)"),
     "terms": (lambda: HEMLoss(reduction="sum").terms(Y, Z), ValueError, r"terms\(...\).*got 'sum'"),

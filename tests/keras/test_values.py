@@ -148,6 +148,58 @@ def test_mask_is_weight_zero(rng: np.random.Generator, case: str, weights: str) 
     close(getattr(hemspec.keras, class_name)(**constants)(y, with_mask(z, mask), given), expected)
 
 
+SHAPES: dict[tuple[int, ...], list[tuple[int, ...]]] = {
+    (4,): [(4,), (4, 1)],
+    (4, 3): [(4,), (4, 1), (4, 1, 1), (4, 3), (4, 3, 1)],
+    (4, 4): [(4,), (4, 1), (4, 4), (4, 4, 1)],
+    (4, 2, 3): [(4,), (4, 1), (4, 1, 1), (4, 1, 1, 1), (4, 2, 3), (4, 2, 3, 1)],
+}
+"""Of labels and of the weights that go with them: one for each sample or each position, axes of size 1 at the end."""
+WEIGHTED = [(shape, weights) for shape in SHAPES for weights in SHAPES[shape]]
+
+
+def weighted(rng: np.random.Generator, shape: tuple[int, ...], weights: tuple[int, ...]) -> tuple[Any, Any, Any, Any]:
+    """Logits, labels, weights, and the weight of each position."""
+    z, y, w = rng.normal(size=(*shape, C)).astype(np.float32), rng.integers(0, C, shape), rng.uniform(1, 2, weights)
+    each = w.reshape(shape) if w.size == y.size else np.broadcast_to(w.reshape(4, *[1] * (y.ndim - 1)), shape)
+    return z, y, w, each
+
+
+@pytest.mark.finding(13)
+@pytest.mark.parametrize(("shape", "weights"), WEIGHTED)
+def test_shapes_of_weights(rng: np.random.Generator, shape: tuple[int, ...], weights: tuple[int, ...]) -> None:
+    z, y, w, each = weighted(rng, shape, weights)
+    loss = hemspec.keras.HEMLoss()
+    close(loss(np.eye(C)[y], z, w), hemspec.hem_loss(z, y, sample_weight=each))
+    mask = rng.uniform(size=shape) > 0.3
+    close(
+        loss(y[..., None], with_mask(z, mask), ops.convert_to_tensor(w, "float32")),
+        hemspec.hem_loss(z, y, sample_weight=each * mask),
+    )
+
+
+@pytest.mark.finding(13)
+@pytest.mark.parametrize("case", CASES)
+def test_one_weight_for_each_sequence(rng: np.random.Generator, case: str) -> None:
+    class_name, function_name, constants = CASES[case]
+    z, y, w, each = weighted(rng, (4, 3), (4, 1))
+    expected = getattr(hemspec, function_name)(z, y, sample_weight=each, **constants)
+    close(getattr(hemspec.keras, class_name)(**constants)(y, z, w), expected)
+
+
+@pytest.mark.finding(13)
+@pytest.mark.parametrize(
+    ("shape", "weights"), [((4,), (4,)), ((4,), (4, 1)), *(((4, 3), weights) for weights in SHAPES[4, 3][1:])]
+)
+def test_shapes_of_weights_are_those_of_keras(
+    rng: np.random.Generator, shape: tuple[int, ...], weights: tuple[int, ...]
+) -> None:
+    """Its own loss takes one weight for each sample of a sequence as (N, 1) only, and says the same of it."""
+    z, y, w, _ = weighted(rng, shape, weights)
+    theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    close(hemspec.keras.CrossEntropyLoss(reduction="sum_over_batch_size")(y, z, w), float(theirs(y, z, w)))
+
+
 def test_square_batches_weigh_samples_not_steps(rng: np.random.Generator) -> None:
     """Keras lines (N,) weights up with the last axis where N = T."""
     z, y, w = rng.normal(size=(3, 3, C)).astype(np.float32), rng.integers(0, C, (3, 3)), np.array([1.0, 0.0, 2.0])
