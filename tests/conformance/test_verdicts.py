@@ -50,6 +50,7 @@ def conformance(folder: Path, broken: str, *options: str) -> Run:
 
 RANDOM = ("--only", "adapter/*", "--only", "hem_loss/random_*", "--only", "cross_entropy_loss/random_*")
 """Where HEM fails throughout: no laws, each of which would look for its smallest counterexample for seconds."""
+UNDER_PYTEST = ("-p", "hemspec_conformance.plugin", "--pyargs", "hemspec_conformance")
 HEM_AND_CE = ("--examples", "3", "--only", "adapter/*", "--only", "hem_loss*", "--only", "cross_entropy_loss*")
 
 
@@ -135,12 +136,31 @@ def test_what_hangs_is_stopped(tmp_path: Path) -> None:
 
 def test_what_hangs_is_stopped_under_pytest(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SOUND + textwrap.dedent(HANGS))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "hemspec_conformance"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *UNDER_PYTEST]
     command += ["--backend", "mine", "--backend-timeout", "3", "-k", "random"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "2 failed, 40 passed, 4 skipped" in run.stdout  # the sum in float32 and float64, then no more of HEM
     assert "did not end within 3 s" in run.stdout
+
+
+@pytest.mark.finding(17)
+def test_pytest_without_the_plugin_is_told_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "hemspec_conformance"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert "pytest -p hemspec_conformance.plugin --pyargs hemspec_conformance --backend" in run.stdout + run.stderr
+
+
+@pytest.mark.finding(17)
+def test_under_pytest_in_several_processes(tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    (tmp_path / "mine.py").write_text(SOUND)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *UNDER_PYTEST, "--backend", "mine"]
+    command += ["-n", "2", "-k", "hem_loss and random", "--backend-json", "verdict.json"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert json.loads((tmp_path / "verdict.json").read_text())["checks"]
 
 
 def test_what_kills_the_process_is_survived(tmp_path: Path) -> None:
