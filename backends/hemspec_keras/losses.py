@@ -361,7 +361,8 @@ class LogitAdjustedLoss(_Loss):
     """Logit-adjusted cross-entropy. Predict from the raw logits. See `HEMLoss` for the other arguments.
 
     Args:
-        class_counts: training samples per class, each > 0; the priors are their shares.
+        class_counts: training samples per class: whole numbers >= 1, within rounding; the priors are their shares. A
+            Series, dict or Counter is put in the order of the classes.
         temperature: a number > 0.
 
     Example:
@@ -387,7 +388,7 @@ class LogitAdjustedLoss(_Loss):
         super().__init__(
             axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
         )
-        self.class_counts = plain_constant(class_counts, name="class_counts", scalar=False, positive=True)
+        self.class_counts = plain_constant(class_counts, name="class_counts", scalar=False, counts=True)
         self.temperature = read_number(temperature, name="temperature", positive=True)
 
 

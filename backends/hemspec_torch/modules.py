@@ -64,11 +64,11 @@ class _Loss(nn.Module):
         self.reduction = reduction
         self.process_group = process_group
 
-    def _hold(self, name: str, value: Any, *, scalar: bool = True, positive: bool = False) -> None:
+    def _hold(self, name: str, value: Any, *, scalar: bool = True, counts: bool = False) -> None:
         """Keep a margin or another constant: a number as it is, a vector over classes as a buffer of its own."""
         if isinstance(value, Tensor):
             value = value.detach().double().cpu().numpy()
-        array = read_constant(value, name=name, positive=positive)
+        array = read_constant(value, name=name, counts=counts)
         check_per_class(array.shape, None, name=name, scalar=scalar)
         if array.ndim == 0:
             setattr(self, name, float(array))
@@ -348,7 +348,7 @@ class LogitAdjustedLoss(_Loss):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
-        self._hold("class_counts", class_counts, scalar=False, positive=True)
+        self._hold("class_counts", class_counts, scalar=False, counts=True)
         self.temperature = read_number(temperature, name="temperature", positive=True)
 
 
