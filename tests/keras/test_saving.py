@@ -9,6 +9,7 @@ import os
 import pickle
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -177,35 +178,31 @@ def test_hyper_parameters_are_configuration(rng: np.random.Generator, tmp_path: 
     """What the constructor said holds through training, averaging, loading and copying; it is no weight."""
     x, y = rng.normal(size=(8, 4)).astype(np.float32), rng.integers(0, 3, 8)
 
-    def heads(losses: dict[str, Any]) -> Any:
-        inputs = keras.Input((4,))
-        model = keras.Model(inputs, {name: keras.layers.Dense(3, name=name)(inputs) for name in losses})
-        optimizer = keras.optimizers.SGD(0.1, weight_decay=0.1, use_ema=True, ema_overwrite_frequency=1)
-        model.compile(optimizer, loss=losses, run_eagerly=True)
+    def linear(loss: Any) -> Any:
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+        model.compile(keras.optimizers.SGD(0.1, weight_decay=0.1, use_ema=True, ema_overwrite_frequency=1), loss=loss)
         return model
 
-    def configs(model: Any) -> Any:
-        return {name: loss.get_config() for name, loss in model.loss.items()}
-
-    model = heads({name: getattr(hemspec.keras, name)(**options) for name, options in LOSSES.items()})
-    said = configs(model)
-    assert all(LOSSES[name].items() <= config.items() for name, config in said.items())
-    model.fit(x, dict.fromkeys(LOSSES, y), verbose=0)
-    assert configs(model) == said
-    assert len(model.get_weights()) == 2 * len(LOSSES)
-
+    model, other = linear(HEMLoss(margin=[1.0, 2.0, 0.5])), linear(HEMLoss(margin=[7.0, 8.0, 9.0]))
+    said = model.loss.get_config()
+    model.fit(x, y, verbose=0)
     model.save_weights(tmp_path / "of.weights.h5")
-    other = heads(dict.fromkeys(LOSSES, hemspec.keras.HEMLoss(margin=[7.0, 8.0, 9.0])))
-    other.fit(x, dict.fromkeys(LOSSES, y), verbose=0)
-    other.load_weights(tmp_path / "of.weights.h5")
-    assert {loss.margin == [7.0, 8.0, 9.0] for loss in other.loss.values()} == {True}
-
+    with warnings.catch_warnings(action="ignore"):  # of an optimizer that has not begun yet
+        other.load_weights(tmp_path / "of.weights.h5", skip_mismatch=True)
     model.save(tmp_path / "model.keras")
-    assert configs(keras.saving.load_model(tmp_path / "model.keras")) == said
-    for loss in model.loss.values():
-        copies = (copy.deepcopy(loss), pickle.loads(pickle.dumps(loss)), type(loss).from_config(loss.get_config()))
-        assert [other.get_config() for other in copies] == [loss.get_config()] * 3
-    for metric in model.loss["HEMLoss"].metrics():
-        assert type(metric).from_config(metric.get_config()).get_config() == metric.get_config()
-        assert metric.margin == LOSSES["HEMLoss"]["margin"]
+    assert len(model.get_weights()) == 2
+    assert other.loss.margin == [7.0, 8.0, 9.0]
+    assert model.loss.get_config() == keras.saving.load_model(tmp_path / "model.keras").loss.get_config() == said
+
+    for name, options in LOSSES.items():
+        loss = getattr(hemspec.keras, name)(**options)
+        for copied in (
+            copy.deepcopy(loss),
+            pickle.loads(pickle.dumps(loss)),
+            type(loss).from_config(loss.get_config()),
+        ):
+            assert copied.get_config() == loss.get_config()
+            assert options.items() <= copied.get_config().items()
+    for metric in model.loss.metrics():
+        assert type(metric).from_config(metric.get_config()).margin == metric.margin == model.loss.margin
         assert [variable.name for variable in metric.variables] == ["numerator", "denominator"]
