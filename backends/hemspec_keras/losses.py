@@ -20,6 +20,7 @@ from hemspec.arguments import (
     check_terms_reduction,
     read_number,
 )
+from hemspec.keywords import with_foreign_keywords
 from hemspec.loss_function import LossFunction
 from hemspec_keras.configuration import as_option, plain_axis, plain_constant, register
 from hemspec_keras.framework import FRAMEWORK, loss_function_named
@@ -46,6 +47,10 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
     function_name: ClassVar[str]
     reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
     constants: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__init__ = with_foreign_keywords(cls.__init__)
 
     def __init__(
         self,

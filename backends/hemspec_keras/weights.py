@@ -13,7 +13,8 @@ from keras import ops
 # Keras has no public way to read a mask. Where this import fails, losing masks silently would be worse.
 from keras.src.backend import get_keras_mask
 
-from hemspec.arguments import Shape, check_weight, show
+from hemspec.arguments import check_weight
+from hemspec.shapes import Shape, show
 from hemspec_keras.framework import as_array, dtype_name, static_shape
 
 __all__ = ["check_class_weight", "checked", "get_keras_mask", "masked", "narrowed", "with_rank"]

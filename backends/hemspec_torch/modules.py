@@ -25,6 +25,7 @@ from hemspec.arguments import (
     read_constant,
     read_number,
 )
+from hemspec.keywords import with_foreign_keywords
 from hemspec.loss_function import LossFunction
 from hemspec_torch import functional, linear
 from hemspec_torch.diagnostics import hem_diagnostics
@@ -55,6 +56,10 @@ class _Loss(nn.Module):
     # What a pickle has that was made before there were groups.
     process_group: ProcessGroup | None = None
     class_group: ProcessGroup | None = None
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__init__ = with_foreign_keywords(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, *, ignore_index: int | None, reduction: str, process_group: ProcessGroup | None) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import json
 import os
 from typing import Any
@@ -215,6 +216,17 @@ def every_loss_at_once(**options: Any) -> Any:
     return model
 
 
+@pytest.mark.finding(22)
+@pytest.mark.parametrize("name", ["hem_loss", "dice_loss"])
+def test_a_function_instead_of_the_class(rng: np.random.Generator, backend: str, name: str) -> None:
+    """Keras calls it as (y_true, y_pred): the message says so, and what to write."""
+    x, y = data(rng)
+    function = getattr(importlib.import_module(f"hemspec.{backend}"), name)
+    for labels in (y, y[:, None], np.eye(3)[y]):
+        with pytest.raises((TypeError, ValueError), match=r"Keras passes \(y_true, y_pred\), so give.* hemspec\.keras"):
+            linear(function).fit(x, labels, verbose=0)
+
+
 @pytest.mark.finding(21)
 def test_labels_that_count_from_one(rng: np.random.Generator, backend: str) -> None:
     """What the documentation says to do about a loss of NaN: either names the label."""
@@ -222,7 +234,7 @@ def test_labels_that_count_from_one(rng: np.random.Generator, backend: str) -> N
     model = linear(HEMLoss())
     if backend != "torch":  # which Keras runs eagerly by default
         assert np.isnan(model.fit(x, y + 1, verbose=0).history["loss"]).all()
-    message = r"y_true must lie in \[0, 3\) at every valid position; got 3 at index \d"
+    message = r"y_true must lie in \[0, 3\) at every valid position; got 3 at index \d \(labels count from 0: if yours"
     with pytest.raises(ValueError, match=message):
         model.loss(y + 1, model.predict(x, verbose=0))
     model.compile("sgd", loss=model.loss, run_eagerly=True)
