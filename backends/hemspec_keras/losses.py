@@ -50,7 +50,7 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.__init__ = with_foreign_keywords(cls.__init__)
+        cls.__init__ = with_foreign_keywords(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -408,7 +408,8 @@ class DiceLoss(_Loss):
     probabilities and averages over all axes by default.
 
     Args:
-        smooth: a number >= 0, added to numerator and denominator.
+        smooth: a number >= 0, added once to numerator and denominator; that of optax and of
+            segmentation-models-pytorch is half of it (2 here for their 1).
         batch: treat the whole batch as one image, over replicas too.
 
     Example:
