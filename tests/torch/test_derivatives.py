@@ -31,6 +31,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:Attempted to insert a get_attr Node",
     "ignore:Anomaly Detection has been enabled",
     "ignore:invalid value encountered",
+    "ignore:The PyTorch API of nested tensors is in prototype",
 )
 CLASSES = 5
 COUNTS = [1, 2, 3, 4, 5]
