@@ -168,7 +168,7 @@ def check_is_constant(value: Tensor, name: str) -> None:
     """Refuse what somebody wants to differentiate in: its gradient would be missing without a word."""
     wanted = value.requires_grad and torch.is_grad_enabled()
     if not wanted and forward_ad._current_level >= 0:
-        wanted = forward_ad.unpack_dual(value).tangent is not None
+        wanted = forward_ad.unpack_dual(value).tangent is not None  # type: ignore[no-untyped-call]
     if wanted:
         advice = ""
         if name == "sample_weight":
