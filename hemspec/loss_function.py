@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from types import GenericAlias
 from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, get_args, get_type_hints
 
 from hemspec.arguments import check_terms_reduction
@@ -84,7 +85,10 @@ def loss_function(
 
         terms.__doc__ = LossFunction.terms.__doc__
         array, _ = get_args(get_type_hints(body)["return"])
-        return cast("LossFunction[P, ArrayT]", present(body, loss, returns=array, terms=(terms, tuple[array, array])))
+        return cast(
+            "LossFunction[P, ArrayT]",
+            present(body, loss, returns=array, terms=(terms, GenericAlias(tuple, (array, array)))),
+        )
 
     return decorate
 
@@ -118,7 +122,10 @@ def diagnostics(
 
         terms.__doc__ = Diagnostics.terms.__doc__
         _, pair = get_args(get_type_hints(body)["return"])
-        returns = dict[str, get_args(pair)[0]]  # type: ignore[misc]
-        return cast("Diagnostics[P, ArrayT]", present(body, quotients, returns=returns, terms=(terms, dict[str, pair])))
+        returns = GenericAlias(dict, (str, get_args(pair)[0]))
+        return cast(
+            "Diagnostics[P, ArrayT]",
+            present(body, quotients, returns=returns, terms=(terms, GenericAlias(dict, (str, pair)))),
+        )
 
     return decorate
