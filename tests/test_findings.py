@@ -28,7 +28,7 @@ FINDINGS = {
     13: "weights of shape (N, 1) with labels of shape (N, T) in Keras",
     14: "TorchScript and torch.fx meet our modules",
     15: "type hints do not resolve at run time",
-    16: "older, rarer and newer ways to run: `where` of the logits' shape, graphs of TensorFlow 1, checkpointing, ragged labels",
+    16: "rarer ways to run: `where` of the logits' shape, graphs of TensorFlow 1, checkpointing, ragged labels",
     17: "an installed hemspec changes other people's test runs",
     18: "Keras does not find the losses by name",
     19: "float labels get the wrong advice",
