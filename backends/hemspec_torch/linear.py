@@ -151,7 +151,10 @@ def is_transformed() -> bool:
     """Whether a transformation needs to see inside."""
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     mapped = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return bool(tracing or mapped or is_exporting())
+    watched = (
+        not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack()
+    )  # make_fx, a checkpoint's policy
+    return bool(tracing or mapped or watched or is_exporting())
 
 
 def cuts(size: int, step: int) -> Iterator[slice]:
