@@ -379,7 +379,8 @@ def logit_adjusted_loss(
 
     Args:
         logits, labels, axis, sample_weight, where, ignore_index, axis_name: as in `hem_loss`.
-        class_counts: training samples per class, shape ``(C,)``, each > 0; the priors are their shares.
+        class_counts: training samples per class, shape ``(C,)``: whole numbers >= 1, within rounding; the priors are
+            their shares. A Series, dict or Counter is put in the order of the classes.
         temperature: a number > 0.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
@@ -400,9 +401,7 @@ def logit_adjusted_loss(
         logits, labels, axis=axis, sample_weight=sample_weight, where=where, ignore_index=ignore_index
     )
     t, poison_t = constant(temperature, positions, name="temperature", positive=True)
-    counts, poison_c = constant(
-        class_counts, positions, name="class_counts", per_class=True, scalar=False, positive=True
-    )
+    counts, poison_c = constant(class_counts, positions, name="class_counts", per_class=True, scalar=False, counts=True)
     # In float64 as far as the two can be read.
     log_pi = jnp.log(counts) - jnp.log(jnp.sum(counts)) if isinstance(counts, Array) else log_prior(counts)
     if isinstance(t, Array) or isinstance(log_pi, Array):
@@ -429,11 +428,13 @@ def dice_loss(
     """Soft Dice loss over the classes present in each image, softmax inside.
 
     The maths is in `hemspec.reference.dice`. Libraries disagree on absent classes, smoothing and axes: compare values
-    before swapping one for another.
+    before swapping one for another. segmentation-models-pytorch counts an absent class as 0 in a mean over all C, MONAI
+    keeps the loss it has by itself; the macro form of kornia 0.9 has our values.
 
     Args:
         logits, labels, axis, where, ignore_index: as in `hem_loss`; the first axis of the labels counts images.
-        smooth: a number >= 0, added to numerator and denominator.
+        smooth: a number >= 0, added once to numerator and denominator; that of optax and of
+            segmentation-models-pytorch is half of it (2 here for their 1).
         batch: treat the whole batch as one image, over all of `axis_name` too.
         sample_weight: as in `hem_loss`, but weights act inside an image only: one weight for a whole image changes
             nothing at ``smooth=0``, and images are averaged unweighted.

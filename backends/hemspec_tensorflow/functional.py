@@ -364,7 +364,8 @@ def logit_adjusted_loss(
 
     Args:
         logits, labels, axis, sample_weight, ignore_index: as in `hem_loss`.
-        class_counts: training samples per class, shape ``(C,)``, each > 0; the priors are their shares.
+        class_counts: training samples per class, shape ``(C,)``: whole numbers >= 1, within rounding; the priors are
+            their shares. A Series, dict or Counter is put in the order of the classes.
         temperature: a number > 0.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
@@ -382,7 +383,7 @@ def logit_adjusted_loss(
     positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
     t, poison_t = read_or_poison(temperature, positions, name="temperature", positive=True)
     counts, poison_c = read_or_poison(
-        class_counts, positions, name="class_counts", per_class=True, scalar=False, positive=True
+        class_counts, positions, name="class_counts", per_class=True, scalar=False, counts=True
     )
     prior = log_prior(counts) if isinstance(counts, np.ndarray) else tf.math.log(counts / blocked_sum(counts))
     # In float64 where both have been read.
@@ -406,11 +407,13 @@ def dice_loss(
     """Soft Dice loss over the classes present in each image, softmax inside.
 
     The maths is in `hemspec.reference.dice`. Libraries disagree on absent classes, smoothing and axes: compare values
-    before swapping one for another.
+    before swapping one for another. segmentation-models-pytorch counts an absent class as 0 in a mean over all C, MONAI
+    keeps the loss it has by itself; the macro form of kornia 0.9 has our values.
 
     Args:
         logits, labels, axis, ignore_index: as in `hem_loss`; the first axis of the labels counts images.
-        smooth: a number >= 0, added to numerator and denominator.
+        smooth: a number >= 0, added once to numerator and denominator; that of optax and of
+            segmentation-models-pytorch is half of it (2 here for their 1).
         batch: treat the whole batch as one image.
         sample_weight: as in `hem_loss`, but weights act inside an image only: one weight for a whole image changes
             nothing at ``smooth=0``, and images are averaged unweighted.
