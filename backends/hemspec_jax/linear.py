@@ -18,7 +18,7 @@ from jax import Array, lax
 
 from hemspec.arguments import MARGIN_REDUCTIONS, check_head, check_labels, check_reduction, read_chunk_rows
 from hemspec.loss_function import loss_function
-from hemspec_jax.class_axis import ClassAxis, known_sharding, look_up
+from hemspec_jax.class_axis import ClassAxis, factor_nan, known_sharding, look_up
 from hemspec_jax.positions import (
     add_up,
     cast,
@@ -258,7 +258,7 @@ def kept_errors(errors: Array, axis: ClassAxis) -> Array:
     shortfall = largest - errors
     total = jnp.expand_dims(axis.total(jnp.sum(shortfall, axis=-1)), -1)
     high = axis.whole(errors.shape)[axis.dim] * shortfall <= total
-    high = jnp.where(jnp.isinf(largest), errors == largest, high)
+    high = jnp.where(~jnp.isfinite(largest), errors == largest, high)
     return (high & (errors > 0)) | jnp.isnan(errors)
 
 
@@ -283,7 +283,7 @@ def differentiate(
     """The gradient in features, kernel and bias."""
     (positions, width), (depth, classes) = bits.shape, kernel.shape
     # Multiplied with: a NaN reaches every class.
-    slope = jnp.where(jnp.isnan(values), jnp.nan, upstream)
+    slope = upstream * factor_nan(jnp.isnan(values), values)
     share = jnp.where(valid, slope / jnp.maximum(count, 1.0), 0.0).astype(x.dtype)
     true = jnp.where(valid, jnp.where(count > 0, -slope, slope * 0.0), 0.0).astype(x.dtype)
 
@@ -306,6 +306,7 @@ def differentiate(
     blocks = -(-width // step)
 
     def of_columns(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        i = jnp.asarray(i)  # JAX counts in Python where it does not compile
         plane, start = i // blocks, jnp.minimum(i % blocks * step, width - step)
         set_bits = (lax.dynamic_slice_in_dim(bits, start, step, 1) >> plane.astype(jnp.uint8)) & jnp.ones((), jnp.uint8)
         first = plane * width + start
