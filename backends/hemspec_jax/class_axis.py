@@ -31,7 +31,10 @@ def look_up(vector: Array, labels: Array) -> Array:
 @jax.jit
 def factor_nan(bad: Array, like: Array) -> Array:
     """NaN where bad, else 1, in the dtype of `like`. Computed: tools that hunt a NaN stop at a constant too."""
-    return lax.sqrt(jnp.where(bad, -1.0, jnp.ones((), like.dtype)))
+    # inf - inf. No square root or quotient: XLA would write the factor down rather than make it where it is used.
+    largest = jnp.where(bad, jnp.finfo(like.dtype).max, jnp.zeros((), like.dtype))
+    infinite = largest + largest
+    return 1.0 + (infinite - infinite)
 
 
 class ClassAxis(NamedTuple):

@@ -18,7 +18,7 @@ from jax import Array, lax
 
 from hemspec.arguments import MARGIN_REDUCTIONS, check_head, check_labels, check_reduction, read_chunk_rows
 from hemspec.loss_function import loss_function
-from hemspec_jax.class_axis import ClassAxis, factor_nan, known_sharding, look_up
+from hemspec_jax.class_axis import ClassAxis, known_sharding, look_up
 from hemspec_jax.positions import (
     add_up,
     cast,
@@ -283,7 +283,7 @@ def differentiate(
     """The gradient in features, kernel and bias."""
     (positions, width), (depth, classes) = bits.shape, kernel.shape
     # Multiplied with: a NaN reaches every class.
-    slope = upstream * factor_nan(jnp.isnan(values), values)
+    slope = jnp.where(jnp.isnan(values), values, upstream)
     share = jnp.where(valid, slope / jnp.maximum(count, 1.0), 0.0).astype(x.dtype)
     true = jnp.where(valid, jnp.where(count > 0, -slope, slope * 0.0), 0.0).astype(x.dtype)
 
