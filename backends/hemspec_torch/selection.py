@@ -8,16 +8,14 @@ from __future__ import annotations
 import functools
 import warnings
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hemspec_torch import blocked, traced
 from hemspec_torch.positions import is_distributed
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+from hemspec_torch.replicas import ProcessGroup
 
 INTERPRETED = False
 """For tests: tensors on the CPU go to the kernels, which Triton's interpreter runs (TRITON_INTERPRET=1)."""
@@ -63,8 +61,8 @@ def is_exporting() -> bool:
 
 
 def gpu_of(tensor: Tensor) -> int | None:
-    """The number of the CUDA device that holds it."""
-    return tensor.get_device() if tensor.is_cuda else None
+    """The number of the CUDA device that holds it; a fake tensor's may not be there."""
+    return tensor.get_device() if tensor.is_cuda and type(tensor) in (Tensor, torch.nn.Parameter) else None
 
 
 broken: set[int] = set()

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hemspec_conformance.adapter import LOSSES
-from hemspec_conformance.backend import Backend
-from hemspec_conformance.check import ConformanceError, check_rejection, check_vector
+from hemspec_conformance.backend import Backend, ConformanceError
+from hemspec_conformance.check import check_rejection, check_vector
 from hemspec_conformance.rejections import REJECTIONS
 from hemspec_conformance.vectors import load
 
