@@ -69,7 +69,7 @@ def plan(backend: Backend, *, full: bool = False, examples: int | None = None) -
             checks += rejection_checks(backend, loss, mode, full)
             if full or mode is backend.modes[0]:
                 checks += law_checks(backend, loss, mode, examples or EXAMPLES[mode.coverage])
-            checks += chosen_checks(backend, loss, mode, full)
+            checks += chosen_checks(backend, loss, mode)
     return checks
 
 
@@ -264,11 +264,10 @@ def law_checks(backend: Backend, loss: str, mode: Mode, examples: int) -> Iterat
             )
 
 
-def chosen_checks(backend: Backend, loss: str, mode: Mode, full: bool) -> Iterator[Check]:
+def chosen_checks(backend: Backend, loss: str, mode: Mode) -> Iterator[Check]:
     """The laws that are asked on chosen calls, in the first dtype of the mode."""
-    if mode.layout != "as_given":
-        return
     first = mode is backend.modes[0]
+    moved = mode.layout != "as_given"
     dtype = mode.dtypes[0]
     for law in CHOSEN:
         if law.function and not callable(getattr(backend.adapter, law.function, None)):
@@ -276,7 +275,8 @@ def chosen_checks(backend: Backend, loss: str, mode: Mode, full: bool) -> Iterat
         if loss not in law.losses or (law.kind and law.kind not in backend.derivatives):
             continue
         # Apart from the first mode those that cost little, and those that have code of their own for a loss.
-        if full or first or (law.everywhere and (mode.coverage == "all" or mode.losses)):
+        cheap = mode.coverage == "all" or mode.losses
+        if law.layouts if moved else (first or (cheap and law.everywhere)):
             yield Check(
                 "law",
                 loss,
