@@ -30,6 +30,8 @@ Kind = Literal["vector", "bad input", "law", "adapter", "fuzz"]
 
 NO_BFLOAT16: Final = "NumPy has no bfloat16 without the package ml_dtypes, which is not installed"
 
+FOR_THE_OTHERS: Final = ("hem_loss", "cross_entropy_loss", "dice_loss")
+"""Asked for all losses where each question compiles."""
 NO_GRADIENT: Final = """the adapter lacks gradient(call, mode, upstream), without which a port passes that ignores the
   gradient coming from above. Add to it:
 
@@ -69,7 +71,7 @@ def plan(backend: Backend, *, full: bool = False, examples: int | None = None) -
             checks += rejection_checks(backend, loss, mode, full)
             if full or mode is backend.modes[0]:
                 checks += law_checks(backend, loss, mode, examples or EXAMPLES[mode.coverage])
-            checks += chosen_checks(backend, loss, mode)
+            checks += chosen_checks(backend, loss, mode, full)
     return checks
 
 
@@ -264,7 +266,7 @@ def law_checks(backend: Backend, loss: str, mode: Mode, examples: int) -> Iterat
             )
 
 
-def chosen_checks(backend: Backend, loss: str, mode: Mode) -> Iterator[Check]:
+def chosen_checks(backend: Backend, loss: str, mode: Mode, full: bool) -> Iterator[Check]:
     """The laws that are asked on chosen calls, in the first dtype of the mode."""
     first = mode is backend.modes[0]
     moved = mode.layout != "as_given"
@@ -273,6 +275,8 @@ def chosen_checks(backend: Backend, loss: str, mode: Mode) -> Iterator[Check]:
         if law.function and not callable(getattr(backend.adapter, law.function, None)):
             continue  # said by the checks of the adapter
         if loss not in law.losses or (law.kind and law.kind not in backend.derivatives):
+            continue
+        if mode.coverage == "core" and not (full or law.everywhere or loss in FOR_THE_OTHERS):
             continue
         # Apart from the first mode those that cost little, and those that have code of their own for a loss.
         cheap = mode.coverage == "all" or mode.losses
