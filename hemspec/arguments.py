@@ -10,12 +10,14 @@ Every message names the argument, what was expected and what came.
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping, Sequence, Set, ValuesView
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from hemspec import advice
+from hemspec.shapes import Shape, agree, show, show_size, without
 
 FLOATING: Final = ("float16", "bfloat16", "float32", "float64")
 REDUCTIONS: Final = ("none", "sum", "mean")
@@ -26,25 +28,6 @@ CHUNKS: Final = 32
 SMALLEST_CHUNK: Final = 2**23
 LARGEST_CHUNK: Final = 2**26
 """Into how many chunks the logits of a linear head are cut, and the fewest and the most of a chunk: 32 to 256 MB."""
-
-Shape = Sequence[int | None]
-"""Dimensions as a framework knows them while tracing: None where it does not."""
-
-
-def show(shape: Shape) -> str:
-    """A shape the way the message prints it: ``(4, 10)``, ``(?, 10)``."""
-    inner = ", ".join(show_size(size, "?") for size in shape)
-    return f"({inner},)" if len(shape) == 1 else f"({inner})"
-
-
-def show_size(size: int | None, unknown: str) -> str:
-    """One dimension. A tracing compiler may hold a symbol for it: operator.index makes that a number again."""
-    return unknown if size is None else str(operator.index(size))
-
-
-def agree(a: Shape, b: Shape) -> bool:
-    """Whether two shapes can be equal, an unknown dimension matching anything."""
-    return len(a) == len(b) and all(m is None or n is None or m == n for m, n in zip(a, b, strict=True))
 
 
 def check_reduction(reduction: object, allowed: Sequence[str], *, name: str = "reduction") -> None:
@@ -80,7 +63,8 @@ def check_axis(axis: object, rank: int) -> int:
 def check_logits(shape: Shape, dtype: str, axis: object = -1, *, name: str = "logits") -> int:
     """Floating point, at least one axis, at least two classes. Returns the class axis, counted from the front."""
     if dtype not in FLOATING:
-        raise TypeError(f"{name} must be floating point, one of {', '.join(FLOATING)}; got {dtype}")
+        hint = f"; {advice.SWAPPED}" if dtype.startswith(("int", "uint")) else ""
+        raise TypeError(f"{name} must be floating point, one of {', '.join(FLOATING)}; got {dtype}{hint}")
     if len(shape) == 0:
         raise ValueError(f"{name} must have a class axis: expected shape (..., C), got a scalar")
     class_axis = check_axis(axis, len(shape))
@@ -88,7 +72,7 @@ def check_logits(shape: Shape, dtype: str, axis: object = -1, *, name: str = "lo
     if classes is not None and classes < 2:
         raise ValueError(
             f"{name} must have at least 2 classes along axis {class_axis}; got shape {show(shape)}"
-            " (a binary problem takes two logits, one per class)"
+            f" (a binary problem takes two logits, one per class; {advice.SWAPPED})"
         )
     return class_axis
 
@@ -152,26 +136,18 @@ def check_labels(
     shape: Shape, dtype: str, logits_shape: Shape, class_axis: int, *, name: str = "labels", logits_name: str = "logits"
 ) -> None:
     """Integers, one for every position: the shape of the logits without the class axis."""
-    positions = tuple(logits_shape[:class_axis]) + tuple(logits_shape[class_axis + 1 :])
-    if not dtype.startswith(("int", "uint")):
-        raise TypeError(
-            f"{name} must hold integer class indices of shape {show(positions)}; got {dtype} of shape {show(shape)}"
-            " (one-hot or soft labels are not accepted: take the argmax over the classes)"
-        )
-    if not agree(shape, positions):
-        hint = ""
-        if len(shape) == len(logits_shape):
-            hint = (
-                f"; one-hot {name}? take the argmax over the classes"
-                if agree(shape, logits_shape) and len(shape) > 1
-                else f"; a trailing axis of size 1 in {name} has to be squeezed"
-                if shape[-1] == 1 and len(shape) > 1
-                else f"; do {logits_name} lack their class axis?"
-            )
-        raise ValueError(
-            f"{name} must have the shape of {logits_name} without the class axis: expected {show(positions)}"
-            f" ({logits_name} are {show(logits_shape)}, class axis {class_axis}), got {show(shape)}{hint}"
-        )
+    positions = without(logits_shape, class_axis)
+    integers = dtype.startswith(("int", "uint"))
+    if integers and agree(shape, positions):
+        return
+    got = f"got {dtype} of shape {show(shape)}"
+    hint = advice.on_labels(shape, dtype, logits_shape, class_axis, name=name, logits_name=logits_name)
+    if not integers:
+        raise TypeError(f"{name} must hold integer class indices of shape {show(positions)}; {got}{hint}")
+    raise ValueError(
+        f"{name} must have the shape of {logits_name} without the class axis: expected {show(positions)}"
+        f" (shape of {logits_name}: {show(logits_shape)}, class axis {class_axis}), got {show(shape)}{hint}"
+    )
 
 
 def check_weight(shape: Shape, dtype: str, labels_shape: Shape, *, name: str = "sample_weight") -> None:
@@ -183,7 +159,13 @@ def check_weight(shape: Shape, dtype: str, labels_shape: Shape, *, name: str = "
     expected = show(labels_shape)
     if len(labels_shape) > 1:
         expected += f" or {show(labels_shape[:1])}"
-    raise ValueError(f"{name} must have the shape of the labels or of their first axis: {expected}; got {show(shape)}")
+    hint = ""
+    for axis, size in enumerate(shape):
+        if size == 1 and agree(without(shape, axis), labels_shape):
+            hint = f"; squeeze axis {axis} of {name}"
+    raise ValueError(
+        f"{name} must have the shape of the labels or of their first axis: {expected}; got {show(shape)}{hint}"
+    )
 
 
 def check_ignore_index(ignore_index: object, *, name: str = "ignore_index") -> int | None:
@@ -366,7 +348,10 @@ def check_label_values(
     bad = exists & ((labels < 0) | (labels >= classes))
     if bad.any():
         where, at = first(bad)
-        raise ValueError(f"{name} must lie in [0, {classes}) at every valid position; got {int(labels[where])}{at}")
+        hint = advice.on_label_values(labels, bad, exists, classes, name)
+        raise ValueError(
+            f"{name} must lie in [0, {classes}) at every valid position; got {int(labels[where])}{at}{hint}"
+        )
 
 
 def check_weight_values(

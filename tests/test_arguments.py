@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 
 import hemspec
+from hemspec.advice import OF_A_HEAD
+from hemspec.arguments import check_label_values, check_labels, check_logits, check_weight
 
 LABELS = [2, 2, 2, 1, 1, 0]
 LOGITS, Y = np.random.default_rng(0).normal(size=(6, 3)), np.array(LABELS)
@@ -137,3 +140,127 @@ def test_a_number_that_is_text() -> None:
         hemspec.margin_from_num_samples("5e4")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match=r"got the text 'auto'$"):
         hemspec.hem_loss(LOGITS, Y, margin="auto")
+
+
+NAMES = [("logits", "labels"), ("input", "target"), ("y_pred", "y_true"), (OF_A_HEAD, "labels"), (OF_A_HEAD, "target")]
+
+CONFUSED: list[tuple[str, tuple[int, ...], int, tuple[int, ...], str, str]] = [
+    # what came, logits and their class axis, labels and their dtype, what the message has to advise
+    ("floats of the right shape", (4, 3), 1, (4,), "float32", "cast NAME to an integer dtype"),
+    ("booleans of the right shape", (4, 3), 1, (4,), "bool", "cast NAME to an integer dtype"),
+    ("masks of floats", (2, 3, 8, 9), 1, (2, 8, 9), "float64", "cast NAME to an integer dtype"),
+    ("a column", (4, 3), 1, (4, 1), "int64", "squeeze axis 1 of NAME"),
+    ("a column of floats", (4, 3), 1, (4, 1), "float32", "squeeze axis 1 of NAME, and cast NAME to an integer"),
+    ("a row", (4, 3), 1, (1, 4), "int64", "squeeze axis 0 of NAME"),
+    ("a channel before the masks", (2, 3, 8, 9), 1, (2, 1, 8, 9), "int64", "squeeze axis 1 of NAME"),
+    ("a channel behind the masks", (2, 3, 8, 9), 1, (2, 8, 9, 1), "uint8", "squeeze axis 3 of NAME"),
+    ("a label each for one position", (3,), 0, (1,), "int32", "squeeze axis 0 of NAME"),
+    ("one-hot", (4, 3), 1, (4, 3), "int64", "one-hot NAME? take the argmax over the classes, axis 1"),
+    ("one-hot masks", (2, 3, 8, 9), 1, (2, 3, 8, 9), "bool", "argmax over the classes, axis 1"),
+    ("one-hot, classes last", (2, 3, 8, 9), 1, (2, 8, 9, 3), "int64", "argmax over the classes, axis 3"),
+    (
+        "soft",
+        (4, 3),
+        1,
+        (4, 3),
+        "float32",
+        r"soft NAME? labels that were mixed go as two calls, lam * loss(logits, y_a)",
+    ),
+    ("a batch laid flat", (2, 3, 5), 1, (10,), "int64", "reshape NAME to (2, 5)"),
+]
+
+
+@pytest.mark.finding(19)
+@pytest.mark.finding(20)
+@pytest.mark.parametrize(("logits_name", "name"), NAMES)
+@pytest.mark.parametrize(
+    ("logits", "axis", "labels", "dtype", "advice"), [case[1:] for case in CONFUSED], ids=[case[0] for case in CONFUSED]
+)
+def test_what_labels_that_do_not_fit_most_probably_are(logits, axis, labels, dtype, advice, logits_name, name) -> None:
+    with pytest.raises((TypeError, ValueError)) as refused:
+        check_labels(labels, dtype, logits, axis, name=name, logits_name=logits_name)
+    message = str(refused.value)
+    assert advice.replace("NAME", name) in message
+    assert ("argmax" in message) == ("argmax" in advice or "soft" in advice)  # it would collapse class indices
+    assert str(labels) in message
+
+
+@pytest.mark.finding(20)
+@pytest.mark.parametrize(
+    ("logits", "axis", "labels", "where"),
+    [((2, 5, 3), 1, (2, 5), -1), ((2, 8, 9, 3), 1, (2, 8, 9), -1), ((2, 3, 8, 9), 3, (2, 8, 9), 1)],
+    ids=["(N, T, C)", "NHWC", "NCHW"],
+)
+def test_classes_on_another_axis(logits, axis, labels, where) -> None:
+    def message(name: str, logits_name: str, shape: tuple[int, ...] = labels) -> str:
+        with pytest.raises(ValueError, match="without the class axis") as refused:
+            check_labels(shape, "int64", logits, axis, name=name, logits_name=logits_name)
+        return str(refused.value)
+
+    assert f"are the classes on axis {where} of logits? say axis={where}" in message("labels", "logits")
+    assert f"are the classes on axis {where} of y_pred? say axis={where}" in message("y_true", "y_pred")
+    if axis == 1:
+        assert "the classes of input belong on axis 1: input.movedim(-1, 1)" in message("target", "input")
+        column = message("target", "input", (*labels, 1))
+        assert f"squeeze axis {len(labels)} of target" in column
+        assert "input.movedim(-1, 1)" in column
+    assert "say axis" not in message("labels", OF_A_HEAD)
+
+
+@pytest.mark.finding(22)
+def test_logits_and_labels_in_the_wrong_order() -> None:
+    """A loss function in Keras's compile() is given (y_true, y_pred), with y_true as floats or integers."""
+    z = np.zeros((4, 3), np.float32)
+    for labels in (np.zeros(4, int), np.zeros((4, 1), int), np.zeros(4, np.float32), np.zeros((4, 1), np.float32)):
+        with pytest.raises((TypeError, ValueError), match=r"are logits and labels swapped.*give compile.. a class of"):
+            hemspec.hem_loss(labels, z)
+    one_hot = np.zeros((4, 3), np.float32)  # might be labels as well
+    with pytest.raises(TypeError, match=r"one-hot labels.* soft labels.* are logits and labels swapped"):
+        hemspec.hem_loss(one_hot, z)
+
+
+@pytest.mark.finding(19)
+def test_what_a_label_that_is_no_class_most_probably_is() -> None:
+    z = np.zeros((4, 3))
+    for labels, advice in (
+        ([1, 2, 3, 1], r"got 3 at index 2 \(labels count from 0: if yours are 1 to 3, subtract 1\)$"),
+        ([1, 2, 3, 0], "got 3 at index 2$"),
+        ([0, 255, 1, 255], r"got 255 at index 1 \(if 255 marks what is to be left out, say ignore_index=255\)$"),
+        ([0, 1, -1, -1], r"got -1 at index 2 \(if -1 marks what is to be left out, say ignore_index=-1\)$"),
+        ([0, 1, -1, 7], "got -1 at index 2$"),
+    ):
+        with pytest.raises(ValueError, match=advice):
+            hemspec.hem_loss(z, np.array(labels))
+    with pytest.raises(ValueError, match=r"got 3 at index 2 \(labels count from 0"):
+        hemspec.hem_loss(z, np.array([1, -100, 3, 2]))  # what is ignored says nothing about the others
+    with pytest.raises(ValueError, match="say ignore_class=255"):
+        check_label_values(np.array([0, 255]), np.ones(2, bool), 3, name="y_true")
+
+
+@pytest.mark.finding(24)
+def test_the_english_of_messages() -> None:
+    """Singular and plural names of arguments, in every message about shapes and dtypes."""
+    messages: list[str] = []
+    for logits_name, name in NAMES:
+        for logits in ((3,), (4, 3), (4, 1), (2, 5, 3), (2, 3, 8, 9)):
+            for dtype in ("float32", "int64"):
+                messages.append(caught(check_logits, logits, dtype, 0, name=logits_name))
+            for labels in ((), (4,), (1, 4), (4, 1), (4, 3), (2, 5), (10,), (2, 1, 8, 9), (2, 8, 9, 3)):
+                for dtype in ("float32", "bool", "int64", "complex64"):
+                    for axis in range(len(logits)):
+                        names = {"name": name, "logits_name": logits_name}
+                        messages.append(caught(check_labels, labels, dtype, logits, axis, **names))
+                messages.append(caught(check_weight, labels, "float32", logits[:-1]))
+    messages = sorted(set(filter(None, messages)))
+    assert len(messages) > 100
+    singular, plural = "(input|target|y_pred|y_true|sample_weight)", "(logits|labels)"
+    wrong = re.compile(rf"\b{singular} (are|do|have)\b|\b(do|are) {singular}\b|\b{plural} (is|does|has)\b|;;|  ")
+    assert [message for message in messages if wrong.search(message)] == []
+
+
+def caught(check: Any, *args: Any, **options: Any) -> str:
+    try:
+        check(*args, **options)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""

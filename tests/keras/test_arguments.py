@@ -61,3 +61,25 @@ def test_a_number_that_is_text() -> None:
     for make, name in ((HEMLoss, "margin"), (FocalLoss, "gamma"), (DiceLoss, "smooth")):
         with pytest.raises(TypeError, match=rf"{name} must be a real number.* write 0.2, or convert it with float\(\)"):
             make(**{name: "2e-1"})
+
+
+@pytest.mark.finding(23)
+def test_keywords_of_cross_entropy() -> None:
+    for make in (HEMLoss, MultiMarginLoss, FocalLoss, DiceLoss):
+        assert make(from_logits=True, label_smoothing=0.0).get_config() == make().get_config()
+        with pytest.raises(TypeError, match=f"{make.__name__} has no label_smoothing: .*leave label smoothing at 0"):
+            make(label_smoothing=0.1)
+
+
+@pytest.mark.finding(19)
+def test_labels_that_do_not_fit() -> None:
+    z = np.zeros((2, 4, 5, 3), np.float32)
+    for y_true, axis, advice in (
+        (np.zeros((2, 1, 4, 5), int), -1, r"squeeze axis 1 of y_true"),
+        (np.zeros((2, 5, 3), int), -1, r"are the classes on axis 1 of y_pred\? say axis=1"),
+        (np.ones((2, 4, 5), bool), -1, r"cast y_true to an integer dtype"),
+        (np.full((2, 4, 5), 255), -1, r"say ignore_class=255"),
+        (np.full((2, 4, 5), 3), -1, r"labels count from 0"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=advice):
+            HEMLoss(axis=axis)(y_true, z)

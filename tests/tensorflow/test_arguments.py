@@ -58,3 +58,37 @@ def test_a_number_that_is_text() -> None:
     for function, name in ((htf.hem_loss, "margin"), (htf.focal_loss, "gamma"), (htf.dice_loss, "smooth")):
         with pytest.raises(TypeError, match=rf"{name} must be a real number.* write 0.2, or convert it with float\(\)"):
             function(Z, Y, **{name: "2e-1"})
+
+
+@pytest.mark.finding(19)
+@pytest.mark.finding(20)
+@pytest.mark.finding(22)
+@pytest.mark.parametrize(
+    ("logits", "labels", "advice"),
+    [
+        ((3, 3), Y.astype(np.float32), "cast labels to an integer dtype"),
+        ((3, 3), Y > 0, "cast labels to an integer dtype"),
+        ((3, 3), Y[:, None], "squeeze axis 1 of labels"),
+        ((3, 3), np.eye(3), "soft labels? labels that were mixed go as two calls"),
+        ((2, 4, 5, 3), np.zeros((2, 1, 4, 5), np.int32), "squeeze axis 1 of labels"),
+        ((2, 3, 4, 5), np.zeros((2, 4, 5), np.int32), "say axis=1"),
+        ((3,), np.zeros((3, 4)), "are logits and labels swapped?"),
+        ((3, 1), np.zeros((3, 4)), "are logits and labels swapped?"),
+    ],
+)
+def test_labels_that_do_not_fit(logits: tuple[int, ...], labels: Any, advice: str) -> None:
+    for loss in (htf.hem_loss, htf.focal_loss, htf.hem_loss.terms):
+        with pytest.raises((TypeError, ValueError)) as refused:
+            loss(tf.zeros(logits), tf.constant(labels))
+        assert advice in str(refused.value)
+
+
+@pytest.mark.finding(8)
+@pytest.mark.parametrize("ignored", [-100, 255])
+def test_class_weights_by_sample(ignored: int) -> None:
+    """As the migration page has it: a label that is ignored has no weight to look up."""
+    class_weights, labels = tf.constant([1.0, 2.0, 4.0]), tf.constant([0, ignored, 1])
+    weights = tf.gather(class_weights, tf.clip_by_value(labels, 0, 2))
+    loss = htf.cross_entropy_loss(Z, labels, sample_weight=weights, ignore_index=ignored, reduction="sum")
+    expected = htf.cross_entropy_loss(Z[[0, 2, 2]], np.array([0, 1, 1]), reduction="sum")
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
