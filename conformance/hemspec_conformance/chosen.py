@@ -298,7 +298,7 @@ CHOSEN: Final[Sequence[ChosenLaw]] = (
     ChosenLaw(inputs_unchanged),
     ChosenLaw(rows),
     ChosenLaw(classes),
-    ChosenLaw(sums, layouts=True),
+    ChosenLaw(sums, layouts=True, losses=[loss for loss in LOSSES if loss != "dice_loss"]),
     ChosenLaw(label_100),
     *(
         ChosenLaw(holds, function="derivative", kind=holds.__name__)
