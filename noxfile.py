@@ -231,7 +231,8 @@ def build(session: nox.Session) -> None:
     session.run("pytest", "-c", str(ROOT / "pyproject.toml"), "-p", "no:cacheprovider", str(ROOT / "tests/bare"))
     adapter = "hemspec_conformance.adapters.numpy"
     session.run("hemspec-conformance", "--backend", adapter, "--workers", "2")
-    session.run("pytest", "-q", "--pyargs", "hemspec_conformance", "--backend", adapter, "-k", "hem_loss and random")
+    suite = ("-p", "hemspec_conformance.plugin", "--pyargs", "hemspec_conformance")
+    session.run("pytest", "-q", *suite, "--backend", adapter, "-k", "hem_loss and random")
 
 
 @nox.session(default=False, venv_backend="none")

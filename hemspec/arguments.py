@@ -10,12 +10,14 @@ Every message names the argument, what was expected and what came.
 from __future__ import annotations
 
 import math
-import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Set, ValuesView
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+
+from hemspec import advice
+from hemspec.shapes import Shape, agree, show, show_size, without
 
 FLOATING: Final = ("float16", "bfloat16", "float32", "float64")
 REDUCTIONS: Final = ("none", "sum", "mean")
@@ -26,25 +28,6 @@ CHUNKS: Final = 32
 SMALLEST_CHUNK: Final = 2**23
 LARGEST_CHUNK: Final = 2**26
 """Into how many chunks the logits of a linear head are cut, and the fewest and the most of a chunk: 32 to 256 MB."""
-
-Shape = Sequence[int | None]
-"""Dimensions as a framework knows them while tracing: None where it does not."""
-
-
-def show(shape: Shape) -> str:
-    """A shape the way the message prints it: ``(4, 10)``, ``(?, 10)``."""
-    inner = ", ".join(show_size(size, "?") for size in shape)
-    return f"({inner},)" if len(shape) == 1 else f"({inner})"
-
-
-def show_size(size: int | None, unknown: str) -> str:
-    """One dimension. A tracing compiler may hold a symbol for it: operator.index makes that a number again."""
-    return unknown if size is None else str(operator.index(size))
-
-
-def agree(a: Shape, b: Shape) -> bool:
-    """Whether two shapes can be equal, an unknown dimension matching anything."""
-    return len(a) == len(b) and all(m is None or n is None or m == n for m, n in zip(a, b, strict=True))
 
 
 def check_reduction(reduction: object, allowed: Sequence[str], *, name: str = "reduction") -> None:
@@ -80,7 +63,8 @@ def check_axis(axis: object, rank: int) -> int:
 def check_logits(shape: Shape, dtype: str, axis: object = -1, *, name: str = "logits") -> int:
     """Floating point, at least one axis, at least two classes. Returns the class axis, counted from the front."""
     if dtype not in FLOATING:
-        raise TypeError(f"{name} must be floating point, one of {', '.join(FLOATING)}; got {dtype}")
+        hint = f"; {advice.SWAPPED}" if dtype.startswith(("int", "uint")) else ""
+        raise TypeError(f"{name} must be floating point, one of {', '.join(FLOATING)}; got {dtype}{hint}")
     if len(shape) == 0:
         raise ValueError(f"{name} must have a class axis: expected shape (..., C), got a scalar")
     class_axis = check_axis(axis, len(shape))
@@ -88,7 +72,7 @@ def check_logits(shape: Shape, dtype: str, axis: object = -1, *, name: str = "lo
     if classes is not None and classes < 2:
         raise ValueError(
             f"{name} must have at least 2 classes along axis {class_axis}; got shape {show(shape)}"
-            " (a binary problem takes two logits, one per class)"
+            f" (a binary problem takes two logits, one per class; {advice.SWAPPED})"
         )
     return class_axis
 
@@ -152,26 +136,18 @@ def check_labels(
     shape: Shape, dtype: str, logits_shape: Shape, class_axis: int, *, name: str = "labels", logits_name: str = "logits"
 ) -> None:
     """Integers, one for every position: the shape of the logits without the class axis."""
-    positions = tuple(logits_shape[:class_axis]) + tuple(logits_shape[class_axis + 1 :])
-    if not dtype.startswith(("int", "uint")):
-        raise TypeError(
-            f"{name} must hold integer class indices of shape {show(positions)}; got {dtype} of shape {show(shape)}"
-            " (one-hot or soft labels are not accepted: take the argmax over the classes)"
-        )
-    if not agree(shape, positions):
-        hint = ""
-        if len(shape) == len(logits_shape):
-            hint = (
-                f"; one-hot {name}? take the argmax over the classes"
-                if agree(shape, logits_shape) and len(shape) > 1
-                else f"; a trailing axis of size 1 in {name} has to be squeezed"
-                if shape[-1] == 1 and len(shape) > 1
-                else f"; do {logits_name} lack their class axis?"
-            )
-        raise ValueError(
-            f"{name} must have the shape of {logits_name} without the class axis: expected {show(positions)}"
-            f" ({logits_name} are {show(logits_shape)}, class axis {class_axis}), got {show(shape)}{hint}"
-        )
+    positions = without(logits_shape, class_axis)
+    integers = dtype.startswith(("int", "uint"))
+    if integers and agree(shape, positions):
+        return
+    got = f"got {dtype} of shape {show(shape)}"
+    hint = advice.on_labels(shape, dtype, logits_shape, class_axis, name=name, logits_name=logits_name)
+    if not integers:
+        raise TypeError(f"{name} must hold integer class indices of shape {show(positions)}; {got}{hint}")
+    raise ValueError(
+        f"{name} must have the shape of {logits_name} without the class axis: expected {show(positions)}"
+        f" (shape of {logits_name}: {show(logits_shape)}, class axis {class_axis}), got {show(shape)}{hint}"
+    )
 
 
 def check_weight(shape: Shape, dtype: str, labels_shape: Shape, *, name: str = "sample_weight") -> None:
@@ -183,7 +159,13 @@ def check_weight(shape: Shape, dtype: str, labels_shape: Shape, *, name: str = "
     expected = show(labels_shape)
     if len(labels_shape) > 1:
         expected += f" or {show(labels_shape[:1])}"
-    raise ValueError(f"{name} must have the shape of the labels or of their first axis: {expected}; got {show(shape)}")
+    hint = ""
+    for axis, size in enumerate(shape):
+        if size == 1 and agree(without(shape, axis), labels_shape):
+            hint = f"; squeeze axis {axis} of {name}"
+    raise ValueError(
+        f"{name} must have the shape of the labels or of their first axis: {expected}; got {show(shape)}{hint}"
+    )
 
 
 def check_ignore_index(ignore_index: object, *, name: str = "ignore_index") -> int | None:
@@ -229,20 +211,121 @@ def first(bad: npt.NDArray[np.bool_]) -> tuple[tuple[int, ...], str]:
     return where, f" at index {where if len(where) != 1 else where[0]}" if where else ""
 
 
-def read_constant(value: Any, *, name: str, positive: bool = False) -> npt.NDArray[np.float64]:
-    """A hyper-parameter NumPy can read, in float64: finite and >= 0, or > 0 where `positive`."""
-    array = np.asarray(value)
+def by_class(value: Any, *, name: str) -> Any:
+    """What comes with an index of its own (Series, dict, Counter), in the order of the classes; all else as it is.
+
+    A Series from `value_counts` is sorted by frequency and a Counter by first sight. Taken by position they would give
+    each class the number of another.
+    """
+    if isinstance(value, (np.ndarray, float, int)):  # the usual, at no cost
+        return value
+    if isinstance(value, Mapping):
+        index, entries = list(value.keys()), list(value.values())
+    elif is_attribute(value, "columns"):
+        raise TypeError(f"{name} must have one entry per class; got a {type(value).__name__}: give one column of it")
+    elif is_attribute(value, "index"):
+        index, entries = list(value.index), list(value)
+    else:
+        return value
+    if not are_integers(index) or sorted(index) != list(range(len(index))):
+        raise ValueError(
+            f"{name} must be given for exactly the classes 0 to C-1; got a {type(value).__name__} with the index"
+            f" {show_few(index)} ({advice_on_index(index)})"
+        )
+    ordered: list[Any] = [None] * len(index)
+    for key, entry in zip(index, entries, strict=True):
+        ordered[key] = entry
+    return ordered
+
+
+def is_attribute(value: Any, name: str) -> bool:
+    """Whether it holds something by that name; a method, such as the `index` of a list, is nothing held."""
+    return hasattr(value, name) and not callable(getattr(value, name))
+
+
+def are_integers(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, (int, np.integer)) and not isinstance(value, bool) for value in values)
+
+
+def show_few(entries: Sequence[Any]) -> str:
+    """The first entries of a list: all of a vocabulary is no message."""
+    return f"[{', '.join(map(repr, entries[:6]))}{', ...' if len(entries) > 6 else ''}]"
+
+
+def advice_on_index(index: Sequence[Any]) -> str:
+    """What to do with an index that is not the classes."""
+    if not are_integers(index):
+        if all(isinstance(key, str) and key.isdecimal() for key in index):
+            return "as JSON writes it: turn each key into a number with int()"
+        return "class indices are integers: turn each name into its index, or give a list in the order of the classes"
+    if len(set(index)) < len(index):
+        return "a class occurs more than once"
+    if sorted(index) == list(range(1, len(index) + 1)):
+        return "classes count from 0: subtract 1 from the index"
+    missing = sorted(set(range(max(index) + 1)) - set(index))
+    return f"there is nothing for class {missing[0]}" if missing else "classes count from 0"
+
+
+def read_constant(value: Any, *, name: str, positive: bool = False, counts: bool = False) -> npt.NDArray[np.float64]:
+    """A hyper-parameter NumPy can read, in float64: finite and >= 0, or > 0 where `positive`, or class `counts`.
+
+    What comes with an index of its own is put in the order of the classes.
+    """
+    array = np.asarray(by_class(value, name=name))
+    if array.dtype.kind in "US":
+        first_text = str(array.flat[0]) if array.size else ""
+        raise TypeError(
+            f"{name} must be a real number or an array of them; got the text {first_text!r}{advice_on_text(first_text)}"
+        )
     if array.dtype == object:
-        raise TypeError(f"{name} must be a real number or an array of them; got {type(value).__name__}")
+        hint = ""
+        if isinstance(value, (Set, ValuesView)):
+            hint = " (it does not say which class is which: give the dict, or a list in the order of the classes)"
+        raise TypeError(f"{name} must be a real number or an array of them; got {type(value).__name__}{hint}")
     check_constant_dtype(array.dtype.name, name)
     numbers = array.astype(np.float64)
+    positive = positive or counts
     bad = ~(np.isfinite(numbers) & ((numbers > 0) if positive else (numbers >= 0)))
     if bad.any():
         where, at = first(bad)
         raise ValueError(
             f"{name} must be finite and {'> 0' if positive else '>= 0'}; got {float(numbers[where])!r}{at}"
         )
+    if counts:
+        check_counts(numbers, ROUNDING_OF_SHARES * numbers.sum(), name=name)
     return numbers
+
+
+ROUNDING_OF_SHARES: Final = 2.5e-4
+"""How much of the total a class count may lack of a whole number where only its share of the total matters.
+
+Counts that were made again from shares of four digits are so far off, and their logarithms hardly notice.
+"""
+
+
+def are_counts(counts: Any, whole: Any, rounding: Any) -> Any:
+    """Which are whole numbers >= 1 within rounding, given what they are rounded; arrays of any framework."""
+    return (abs(counts - whole) <= rounding) & (counts >= 1 - rounding)
+
+
+def check_counts(counts: npt.NDArray[np.float64], rounding: Any, *, name: str) -> None:
+    """Refuse shares: each class has at least one sample, and no half ones."""
+    bad = ~are_counts(counts, np.rint(counts), rounding)
+    if bad.any():
+        where, at = first(bad)
+        raise ValueError(
+            f"{name} must be whole numbers >= 1, the training samples of each class; got {float(counts[where])!r}{at}"
+            " (shares are not counts: multiply them by the number of training samples, and round)"
+        )
+
+
+def advice_on_text(text: str) -> str:
+    """Why a number came as text, where it is one."""
+    try:
+        number = float(text)
+    except ValueError:
+        return ""
+    return f" (YAML takes 2e-1 or 5e4, without a point, for text: write {number!r}, or convert it with float())"
 
 
 def read_number(value: Any, *, name: str, positive: bool = False) -> float:
@@ -265,7 +348,10 @@ def check_label_values(
     bad = exists & ((labels < 0) | (labels >= classes))
     if bad.any():
         where, at = first(bad)
-        raise ValueError(f"{name} must lie in [0, {classes}) at every valid position; got {int(labels[where])}{at}")
+        hint = advice.on_label_values(labels, bad, exists, classes, name)
+        raise ValueError(
+            f"{name} must lie in [0, {classes}) at every valid position; got {int(labels[where])}{at}{hint}"
+        )
 
 
 def check_weight_values(

@@ -97,3 +97,29 @@ def test_nothing_imports_the_benchmarks() -> None:
 def test_the_benchmarks_share_their_style_alone() -> None:
     shared = {name for name in imports_of("hemspec_perf") if name.startswith("hemspec_benchmark")}
     assert {name.split(".")[1] for name in shared} == {"style"}
+
+
+@pytest.mark.finding(17)
+def test_no_plugin_of_pytest_loads_by_itself() -> None:
+    ours = importlib.metadata.distribution("hemspec").entry_points
+    assert {point.group for point in ours} == {"console_scripts"}
+
+
+@pytest.mark.finding(17)
+def test_other_peoples_tests_run_beside_hemspec(tmp_path: Path) -> None:
+    """Their options may have any name; the suite's are there only where its plugin is asked for."""
+    (tmp_path / "conftest.py").write_text(
+        "def pytest_addoption(parser):\n"
+        "    for name in ('--backend', '--backend-full', '--backend-timeout', '--backend-json'):\n"
+        "        parser.addoption(name)\n"
+    )
+    (tmp_path / "test_theirs.py").write_text(
+        "import sys\n"
+        "def test_theirs(pytestconfig):\n"
+        "    assert pytestconfig.getoption('--backend') == 'theirs'\n"
+        "    assert not [name for name in sys.modules if name.startswith('hemspec')]\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--backend", "theirs"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert "1 passed" in run.stdout

@@ -1,8 +1,13 @@
 """The losses of hemspec as JAX classes: they hold the hyper-parameters and call the functions.
 
-Frozen dataclasses, checked when they are made, and pytrees: constants (margin, gamma, class counts, ...) are leaves,
-options (axis, reduction, ...) are structure. So a loss can be closed over or be an argument of a transformed function;
-as an argument its constants are traced, and a bad one that gets in that way gives NaN.
+Frozen dataclasses, checked when they are made, and pytrees without leaves, so that a loss can be closed over, be an
+argument of a transformed function, or a field of a model. Hyper-parameters are structure: an optimizer, a weight decay,
+an average of parameters see none of them. The price is that `jax.jit` compiles again for a loss with another margin.
+Where a margin is to change from step to step, let the number be the argument and make the loss of it inside::
+
+    jax.jit(lambda margin, z, y: dataclasses.replace(loss, margin=margin)(z, y))
+
+Such a margin is traced, a leaf of the loss made there, and a bad one gives NaN.
 """
 
 from __future__ import annotations
@@ -47,6 +52,20 @@ __all__ = [
 ]
 
 
+@jax.tree_util.register_static
+class _Fixed:
+    """A constant as structure: equal if the numbers are, so that nothing compiles again for a copy of a loss."""
+
+    def __init__(self, value: float | np.ndarray) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Fixed) and np.array_equal(self.value, other.value)
+
+    def __hash__(self) -> int:
+        return hash(np.asarray(self.value).tobytes())
+
+
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class _Loss:
     """What the classes share: options, calls, being a pytree, and a representation of every hyper-parameter.
@@ -68,7 +87,8 @@ class _Loss:
         # puts in place of the constants (tracers, None, anything at all).
         def rebuild(options: tuple[Any, ...], constants: Iterable[Any]) -> Any:
             loss = object.__new__(cls)
-            vars(loss).update(zip(cls._names(), [*constants, *options], strict=True))
+            known = [constant.value if isinstance(constant, _Fixed) else constant for constant in constants]
+            vars(loss).update(zip(cls._names(), [*known, *options], strict=True))
             return loss
 
         jax.tree_util.register_pytree_with_keys(cls, cls._flatten_with_keys, rebuild, cls._flatten)
@@ -85,21 +105,32 @@ class _Loss:
         return [*cls.constants, *(name for name in names if name not in cls.constants)]
 
     def _flatten(self) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-        values = tuple(getattr(self, name) for name in self._names())
-        return values[: len(self.constants)], values[len(self.constants) :]
+        values = [getattr(self, name) for name in self._names()]
+        constants, options = values[: len(self.constants)], values[len(self.constants) :]
+        # A traced one is a leaf, as JAX has to have it.
+        fixed = (_Fixed(value) if isinstance(value, float | np.ndarray) else value for value in constants)
+        return tuple(fixed), tuple(options)
 
     def _flatten_with_keys(self) -> tuple[tuple[tuple[GetAttrKey, Any], ...], tuple[Any, ...]]:
         constants, options = self._flatten()
         return tuple((GetAttrKey(name), value) for name, value in zip(self.constants, constants, strict=True)), options
 
-    def _hold(self, name: str, *, scalar: bool = True, per_class: bool = False, positive: bool = False) -> None:
+    def _hold(
+        self,
+        name: str,
+        *,
+        scalar: bool = True,
+        per_class: bool = False,
+        positive: bool = False,
+        counts: bool = False,
+    ) -> None:
         """Check a constant and keep it: a number as a float, a vector as float64 (JAX might round it to float32)."""
         value = getattr(self, name)
         traced = isinstance(value, jax.core.Tracer)
         if traced:
             check_constant_dtype(value.dtype.name, name)
         else:
-            value = read_constant(value, name=name, positive=positive)
+            value = read_constant(value, name=name, positive=positive, counts=counts)
         if per_class:
             check_per_class(value.shape, None, name=name, scalar=scalar)
         else:
@@ -320,7 +351,7 @@ class LogitAdjustedLoss(_Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._hold("class_counts", scalar=False, per_class=True, positive=True)
+        self._hold("class_counts", scalar=False, per_class=True, counts=True)
         self._hold("temperature", positive=True)
 
 

@@ -379,7 +379,8 @@ def logit_adjusted_loss(
 
     Args:
         logits, labels, axis, sample_weight, where, ignore_index, axis_name: as in `hem_loss`.
-        class_counts: training samples per class, shape ``(C,)``, each > 0; the priors are their shares.
+        class_counts: training samples per class, shape ``(C,)``: whole numbers >= 1, within rounding; the priors are
+            their shares. A Series, dict or Counter is put in the order of the classes.
         temperature: a number > 0.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
@@ -400,9 +401,7 @@ def logit_adjusted_loss(
         logits, labels, axis=axis, sample_weight=sample_weight, where=where, ignore_index=ignore_index
     )
     t, poison_t = constant(temperature, positions, name="temperature", positive=True)
-    counts, poison_c = constant(
-        class_counts, positions, name="class_counts", per_class=True, scalar=False, positive=True
-    )
+    counts, poison_c = constant(class_counts, positions, name="class_counts", per_class=True, scalar=False, counts=True)
     # In float64 as far as the two can be read.
     log_pi = jnp.log(counts) - jnp.log(jnp.sum(counts)) if isinstance(counts, Array) else log_prior(counts)
     if isinstance(t, Array) or isinstance(log_pi, Array):

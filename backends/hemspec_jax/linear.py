@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from hemspec.advice import OF_A_HEAD
 from hemspec.arguments import MARGIN_REDUCTIONS, check_head, check_labels, check_reduction, read_chunk_rows
 from hemspec.loss_function import loss_function
 from hemspec_jax.class_axis import ClassAxis, known_sharding, look_up
@@ -102,7 +103,7 @@ def linear_hem_loss(
         names=("features", "kernel", "bias"),
     )
     classes, shape = of_kernel[1], (*features.shape[:-1], of_kernel[1])
-    check_labels(labels.shape, labels.dtype.name, shape, len(shape) - 1, logits_name="the logits")
+    check_labels(labels.shape, labels.dtype.name, shape, len(shape) - 1, logits_name=OF_A_HEAD)
     rows = read_chunk_rows(chunk_rows, labels.size, kernel.shape[1])
     x, kernel = jnp.asarray(features), jnp.asarray(kernel)
     targets = targets_for(labels, classes, x.dtype, sample_weight=sample_weight, where=where, ignore_index=ignore_index)

@@ -57,7 +57,7 @@ def operands(positions: Positions, margin: Any) -> tuple[Array, Array, Array, Ar
 @partial(jax.jit, static_argnums=(4, 5))  # so that it does not go operation by operation outside of jit
 def kept_mean(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: ClassAxis) -> Array:
     """For each position the sum of its kept errors, divided by their number (HEM) or by C. See `operands`."""
-    return differentiable(z, labels, margins, factor, hem, axis)
+    return statistics(z, labels, margins, factor, hem, axis).values
 
 
 @partial(jax.jit, static_argnums=4)
@@ -65,22 +65,6 @@ def kept_and_positive(z: Array, labels: Array, margins: Array, factor: Array, ax
     z = lax.stop_gradient(z)
     found = [statistics(z, labels, margins, factor, hem, axis) for hem in (True, False)]
     return tuple(jnp.where(jnp.isnan(kind.slope), jnp.nan, kind.number) for kind in found)
-
-
-@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
-def differentiable(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: ClassAxis) -> Array:
-    return statistics(z, labels, margins, factor, hem, axis).values
-
-
-@differentiable.defjvp
-def tangents(hem: bool, axis: ClassAxis, primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> Pair:
-    z, labels, margins, factor = map(lax.stop_gradient, primals)
-    found = statistics(z, labels, margins, factor, hem, axis)
-    _, dropped = find_dropped(z, found.rows, found.bar, found.unit, axis)
-    weights = jnp.where(dropped, 0.0, jnp.ones((), factor.dtype))
-    is_true = axis.holds(z, found.rows.labels)
-    weights = jnp.where(is_true, -jnp.expand_dims(found.number, axis.dim), weights)
-    return found.values, found.slope * axis.total(jnp.sum(weights * tangents[0].astype(weights.dtype), axis.dim))
 
 
 class Rows(NamedTuple):
@@ -92,29 +76,52 @@ class Rows(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """What loss and gradient are made of, for each position."""
+    """What loss and gradient are made of, for each position. Only the values are differentiable."""
 
     values: Array
     slope: Array  # the gradient at a kept error
     number: Array  # of the kept errors
-    rows: Rows
+    z_y: Array
     bar: Array  # see find_dropped
-    unit: float
 
 
+@partial(jax.custom_jvp, nondiff_argnums=(4, 5))
 def statistics(z: Array, labels: Array, margins: Array, factor: Array, hem: bool, axis: ClassAxis) -> Statistics:
-    labels, classes = axis.local(labels, z.shape[axis.dim]), axis.whole(z.shape)[axis.dim]
+    labels = axis.local(labels, z.shape[axis.dim])
     rows = Rows(labels, axis.at(z, labels).astype(margins.dtype), margins)
     bar = jnp.full_like(margins, np.finfo(margins.dtype).tiny)
-    unit = power_of_two(classes)
+    sum_unit, unit = units(axis.whole(z.shape)[axis.dim], hem)
     if hem:
-        mean = by_platform(mean_error, z, rows, bar, unit=unit, axis=axis)
-        bar, unit = jnp.maximum(bar, mean), classes * unit
+        constants = map(lax.stop_gradient, (z, rows, bar))
+        mean = by_platform(mean_error, *constants, unit=sum_unit, axis=axis)
+        bar = jnp.maximum(bar, mean)
     total, count = by_platform(kept_sums, z, rows, bar, unit=unit, axis=axis)
-    size = jnp.maximum(count, 1.0) if hem else jnp.full_like(count, classes)
+    size = jnp.maximum(count, 1.0) if hem else jnp.full_like(count, axis.whole(z.shape)[axis.dim])
     has_nan = jnp.isnan(mean if hem else total)  # the mean is needed for longer than the total
     factor = jnp.where(factor == 0, 0.0, jnp.where(has_nan, jnp.nan, factor))
-    return Statistics(total / (size * unit) * factor, factor / size, count, rows, bar, unit)
+    return Statistics(total / (size * unit) * factor, factor / size, count, rows.z_y, bar)
+
+
+@statistics.defjvp
+def tangents(
+    hem: bool, axis: ClassAxis, primals: tuple[Any, ...], tangents: tuple[Any, ...]
+) -> tuple[Statistics, Statistics]:
+    """The weights of `dz` are constants. The values are not: who differentiates this again gets their gradient."""
+    found = statistics(*primals, hem, axis)
+    z, labels, margins, _ = map(lax.stop_gradient, primals)
+    _, slope, number, z_y, bar = map(lax.stop_gradient, found)
+    rows = Rows(axis.local(labels, z.shape[axis.dim]), z_y, margins)
+    _, dropped = find_dropped(z, rows, bar, units(axis.whole(z.shape)[axis.dim], hem)[1], axis)
+    weights = jnp.where(dropped, 0.0, jnp.ones((), slope.dtype))
+    weights = jnp.where(axis.holds(z, rows.labels), -jnp.expand_dims(number, axis.dim), weights)
+    moved = slope * axis.total(jnp.sum(weights * tangents[0].astype(weights.dtype), axis.dim))
+    return found, Statistics(moved, *(jnp.zeros_like(constant) for constant in found[1:]))
+
+
+def units(classes: int, hem: bool) -> tuple[float, float]:
+    """What errors are multiplied with where all are added up, and where the kept ones are. See `find_dropped`."""
+    unit = power_of_two(classes)
+    return unit, classes * unit if hem else unit
 
 
 def power_of_two(classes: int) -> float:
@@ -223,8 +230,15 @@ def sums_of_blocks(pair: Pair, axis: int) -> Pair:
 
 def together(pair: Pair, axis: int) -> Pair:
     """Both sums by one reduction, which stays one."""
-    zero = jnp.zeros((), pair[0].dtype)
-    first, second = lax.reduce(pair, (zero, zero), lambda one, two: (one[0] + two[0], one[1] + two[1]), (axis,))
+    first, second = pair
+    zero = jnp.zeros((), first.dtype)
+    # JAX drops custom rules inside `scan` and `cond` when it differentiates them twice, and then differentiates this
+    # reduction, which it can only if both arrays have a tangent. So the second depends on the first, in name: no
+    # compiler computes what is chosen where False holds.
+    second = jnp.where(np.False_, first, second)
+    first, second = lax.reduce(
+        (first, second), (zero, zero), lambda one, two: (one[0] + two[0], one[1] + two[1]), (axis,)
+    )
     first, second = lax.optimization_barrier((first, second))  # type: ignore[no-untyped-call]
     return first, second
 

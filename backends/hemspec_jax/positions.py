@@ -26,6 +26,8 @@ import numpy.typing as npt
 from jax import Array, lax
 
 from hemspec.arguments import (
+    ROUNDING_OF_SHARES,
+    are_counts,
     check_axis,
     check_constant_dtype,
     check_ignore_index,
@@ -217,10 +219,13 @@ def constant(
     scalar: bool = True,
     per_class: bool = False,
     positive: bool = False,
+    counts: bool = False,
 ) -> tuple[Known, Array]:
     """A hyper-parameter of a loss of logits, see `constant_for`."""
     classes, dtype = positions.classes, positions.dtype
-    return constant_for(value, classes, dtype, name=name, scalar=scalar, per_class=per_class, positive=positive)
+    return constant_for(
+        value, classes, dtype, name=name, scalar=scalar, per_class=per_class, positive=positive, counts=counts
+    )
 
 
 def constant_for(
@@ -232,18 +237,19 @@ def constant_for(
     scalar: bool = True,
     per_class: bool = False,
     positive: bool = False,
+    counts: bool = False,
 ) -> tuple[Known, Array]:
     """A hyper-parameter without gradient, and its poison: 1, or NaN if a value is bad.
 
-    One number (if `scalar`) or a vector with one entry for each class (if `per_class`). In float64 where it can be
-    read, in `dtype`, the compute dtype, where it cannot.
+    One number (if `scalar`) or a vector with one entry for each class (if `per_class`), which may be `counts`. In
+    float64 where it can be read, in `dtype`, the compute dtype, where it cannot.
     """
     one = jnp.ones((), dtype)
     known = read(value) if isinstance(value, Array) else value
     if isinstance(known, Array):
         check_constant_dtype(known.dtype.name, name)
     else:
-        known = read_constant(known, name=name, positive=positive)
+        known = read_constant(known, name=name, positive=positive, counts=counts)
     if per_class:
         check_per_class(known.shape, classes, name=name, scalar=scalar)
     else:
@@ -251,7 +257,9 @@ def constant_for(
     if not isinstance(known, Array):
         return known, one
     known = lax.stop_gradient(known.astype(dtype))
-    good = jnp.isfinite(known) & (known > 0 if positive else known >= 0)
+    good = jnp.isfinite(known) & (known > 0 if positive or counts else known >= 0)
+    if counts:
+        good = good & are_counts(known, jnp.round(known), ROUNDING_OF_SHARES * jnp.sum(known))
     return known, jnp.where(jnp.all(good), one, jnp.nan)
 
 

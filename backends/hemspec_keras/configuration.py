@@ -22,11 +22,11 @@ def plain_axis(axis: Any) -> int:
     return operator.index(axis)
 
 
-def plain_constant(value: Any, *, name: str, scalar: bool = True, positive: bool = False) -> Any:
+def plain_constant(value: Any, *, name: str, scalar: bool = True, counts: bool = False) -> Any:
     """A margin or another constant: a float, or a list of floats."""
     if ops.is_tensor(value) or isinstance(value, keras.Variable):
         value = ops.convert_to_numpy(as_array(value, name))
-    array = read_constant(value, name=name, positive=positive)
+    array = read_constant(value, name=name, counts=counts)
     check_per_class(array.shape, None, name=name, scalar=scalar)
     return array.tolist()
 

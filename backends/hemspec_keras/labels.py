@@ -12,17 +12,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import ops
 
+from hemspec import advice
 from hemspec.arguments import (
     FLOATING,
-    Shape,
-    agree,
     check_label_values,
     check_labels,
     check_weight_values,
     first,
     representable,
-    show,
 )
+from hemspec.shapes import Shape, agree, show
 from hemspec_keras.framework import as_array, dtype_name, read, static_shape
 
 
@@ -107,6 +106,7 @@ def integer_labels(y_true: Any, y_pred_shape: Shape, class_axis: int, *, ignore_
             "y_true must hold integer class indices of shape"
             f" {show([*y_pred_shape[:class_axis], *y_pred_shape[class_axis + 1 :]])} or one-hot rows of shape"
             f" {show(y_pred_shape)}; got {dtype} of shape {show(shape)}"
+            + advice.on_labels(shape, dtype, y_pred_shape, class_axis, name="y_true", logits_name="y_pred")
         )
     indices, exact = y_true, True
     if dtype in FLOATING:

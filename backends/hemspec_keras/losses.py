@@ -20,6 +20,7 @@ from hemspec.arguments import (
     check_terms_reduction,
     read_number,
 )
+from hemspec.keywords import with_foreign_keywords
 from hemspec.loss_function import LossFunction
 from hemspec_keras.configuration import as_option, plain_axis, plain_constant, register
 from hemspec_keras.framework import FRAMEWORK, loss_function_named
@@ -46,6 +47,10 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
     function_name: ClassVar[str]
     reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
     constants: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__init__ = with_foreign_keywords(cls.__init__)
 
     def __init__(
         self,
@@ -361,7 +366,8 @@ class LogitAdjustedLoss(_Loss):
     """Logit-adjusted cross-entropy. Predict from the raw logits. See `HEMLoss` for the other arguments.
 
     Args:
-        class_counts: training samples per class, each > 0; the priors are their shares.
+        class_counts: training samples per class: whole numbers >= 1, within rounding; the priors are their shares. A
+            Series, dict or Counter is put in the order of the classes.
         temperature: a number > 0.
 
     Example:
@@ -387,7 +393,7 @@ class LogitAdjustedLoss(_Loss):
         super().__init__(
             axis=axis, ignore_class=ignore_class, from_logits=from_logits, reduction=reduction, name=name, dtype=dtype
         )
-        self.class_counts = plain_constant(class_counts, name="class_counts", scalar=False, positive=True)
+        self.class_counts = plain_constant(class_counts, name="class_counts", scalar=False, counts=True)
         self.temperature = read_number(temperature, name="temperature", positive=True)
 
 

@@ -9,7 +9,8 @@ from keras import ops
 # Keras has no public way to read a mask. Where this import fails, losing masks silently would be worse.
 from keras.src.backend import get_keras_mask
 
-from hemspec.arguments import Shape, check_weight
+from hemspec.arguments import check_weight
+from hemspec.shapes import Shape
 from hemspec_keras.framework import as_array, dtype_name, static_shape
 
 __all__ = ["checked", "get_keras_mask", "masked", "with_rank"]

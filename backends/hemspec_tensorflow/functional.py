@@ -340,7 +340,8 @@ def logit_adjusted_loss(
 
     Args:
         logits, labels, axis, sample_weight, ignore_index: as in `hem_loss`.
-        class_counts: training samples per class, shape ``(C,)``, each > 0; the priors are their shares.
+        class_counts: training samples per class, shape ``(C,)``: whole numbers >= 1, within rounding; the priors are
+            their shares. A Series, dict or Counter is put in the order of the classes.
         temperature: a number > 0.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
@@ -357,9 +358,7 @@ def logit_adjusted_loss(
     check_reduction(reduction, REDUCTIONS)
     positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
     t, poison_t = constant(temperature, positions, name="temperature", positive=True)
-    counts, poison_c = constant(
-        class_counts, positions, name="class_counts", per_class=True, scalar=False, positive=True
-    )
+    counts, poison_c = constant(class_counts, positions, name="class_counts", per_class=True, scalar=False, counts=True)
     shift = t * (tf.math.log(counts) - tf.math.log(tf.reduce_sum(counts)))
     z = softmax_logits(positions, poison_t, poison_c) + tf.cast(shift, positions.logits.dtype)
     return add_up(cross_entropy(z, positions), positions.weights, positions.valid, reduction)

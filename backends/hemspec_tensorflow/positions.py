@@ -21,6 +21,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hemspec.arguments import (
+    ROUNDING_OF_SHARES,
+    are_counts,
     check_constant_dtype,
     check_ignore_index,
     check_label_values,
@@ -129,6 +131,12 @@ def not_finite_or_negative(numbers: tf.Tensor, *, positive: bool = False) -> tf.
     return tf.math.is_nan(numbers) | tf.math.is_inf(numbers) | (numbers <= 0 if positive else numbers < 0)
 
 
+def not_counts(numbers: tf.Tensor) -> tf.Tensor:
+    """Which class counts are shares, or halves. Not the negation of `are_counts`: see above about NaN."""
+    is_count = are_counts(numbers, tf.round(numbers), ROUNDING_OF_SHARES * tf.reduce_sum(numbers))
+    return tf.where(is_count, False, True)
+
+
 def read_targets(logits: Any, labels: Any, *, axis: int, sample_weight: Any, ignore_index: int | None) -> Targets:
     """Check the arguments every loss takes. What can be seen to be as usual costs no operation."""
     logits, labels = to_tensor(logits, "logits"), to_tensor(labels, "labels")
@@ -219,19 +227,20 @@ def constant(
     scalar: bool = True,
     per_class: bool = False,
     positive: bool = False,
+    counts: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """A hyper-parameter as a tensor without gradient, in float64, and its poison: 1, or NaN if a value is bad.
 
-    One number (if `scalar`) or a vector with one entry for each class (if `per_class`). No poison, None, where it has
-    been read.
+    One number (if `scalar`) or a vector with one entry for each class (if `per_class`), which may be `counts`. No
+    poison, None, where it has been read.
     """
-    readable = None if tf.is_tensor(value) else read_constant(value, name=name, positive=positive)
+    readable = None if tf.is_tensor(value) else read_constant(value, name=name, positive=positive, counts=counts)
     if readable is None:
         value = tf.convert_to_tensor(value)
         check_constant_dtype(value.dtype.name, name)
         readable = read(value)
     if readable is not None:
-        value = tf.constant(read_constant(readable, name=name, positive=positive))
+        value = tf.constant(read_constant(readable, name=name, positive=positive, counts=counts))
     shape, classes = static_shape(value, name), like.logits.shape[-1]
     if per_class:
         check_per_class(shape, classes, name=name, scalar=scalar)
@@ -240,7 +249,10 @@ def constant(
     bad = None
     if readable is None:
         value = tf.stop_gradient(tf.cast(value, tf.float64))
-        bad = tf.reduce_any(not_finite_or_negative(value, positive=positive))
+        bad = not_finite_or_negative(value, positive=positive or counts)
+        if counts:
+            bad |= not_counts(value)
+        bad = tf.reduce_any(bad)
     if shape and None in (*shape, classes):
         bad = either(bad, tf.shape(value)[0] != like.classes)
     return value, None if bad is None else nan_where(bad, like.compute)

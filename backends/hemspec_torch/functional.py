@@ -395,7 +395,8 @@ def logit_adjusted_loss(
 
     Args:
         input, target, sample_weight, ignore_index, process_group: as in `hem_loss`.
-        class_counts: training samples per class, shape ``(C,)``, each > 0; the priors are their shares.
+        class_counts: training samples per class, shape ``(C,)``: whole numbers >= 1, within rounding; the priors are
+            their shares. A Series, dict or Counter is put in the order of the classes.
         temperature: a number > 0.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
 
@@ -415,7 +416,7 @@ def logit_adjusted_loss(
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
     t, poison_t = constant(temperature, *positions.classes_and_device(), name="temperature", positive=True)
     counts, poison_c = constant(
-        class_counts, *positions.classes_and_device(), name="class_counts", per_class=True, scalar=False, positive=True
+        class_counts, *positions.classes_and_device(), name="class_counts", per_class=True, scalar=False, counts=True
     )
     shift = t * (counts.log() - counts.sum().log())
     z = softmax_logits(positions, poison_t, poison_c) + shift.to(positions.logits.dtype)

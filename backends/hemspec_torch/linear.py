@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function, forward_ad
 
+from hemspec.advice import OF_A_HEAD
 from hemspec.arguments import (
     MARGIN_REDUCTIONS,
     check_chunk_rows,
@@ -113,7 +114,7 @@ def linear_hem_loss(
     )
     chunk_rows = check_chunk_rows(chunk_rows)
     classes, shape = len(weight), (*x.shape[:-1], len(weight))
-    check_labels(target.shape, dtype_name(target), shape, len(shape) - 1, name="target", logits_name="the logits")
+    check_labels(target.shape, dtype_name(target), shape, len(shape) - 1, name="target", logits_name=OF_A_HEAD)
     targets = targets_for(target, classes, x.dtype, sample_weight=sample_weight, ignore_index=ignore_index)
     x = x.reshape(target.numel(), x.shape[-1])
     if is_transformed():

@@ -25,6 +25,7 @@ from hemspec.arguments import (
     read_constant,
     read_number,
 )
+from hemspec.keywords import with_foreign_keywords
 from hemspec.loss_function import LossFunction
 from hemspec_torch import functional, linear
 from hemspec_torch.diagnostics import hem_diagnostics
@@ -56,6 +57,10 @@ class _Loss(nn.Module):
     process_group: ProcessGroup | None = None
     class_group: ProcessGroup | None = None
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.__init__ = with_foreign_keywords(cls.__init__)  # type: ignore[method-assign]
+
     def __init__(self, *, ignore_index: int | None, reduction: str, process_group: ProcessGroup | None) -> None:
         super().__init__()
         check_reduction(reduction, self.reductions)
@@ -64,11 +69,11 @@ class _Loss(nn.Module):
         self.reduction = reduction
         self.process_group = process_group
 
-    def _hold(self, name: str, value: Any, *, scalar: bool = True, positive: bool = False) -> None:
+    def _hold(self, name: str, value: Any, *, scalar: bool = True, counts: bool = False) -> None:
         """Keep a margin or another constant: a number as it is, a vector over classes as a buffer of its own."""
         if isinstance(value, Tensor):
             value = value.detach().double().cpu().numpy()
-        array = read_constant(value, name=name, positive=positive)
+        array = read_constant(value, name=name, counts=counts)
         check_per_class(array.shape, None, name=name, scalar=scalar)
         if array.ndim == 0:
             setattr(self, name, float(array))
@@ -348,7 +353,7 @@ class LogitAdjustedLoss(_Loss):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
-        self._hold("class_counts", class_counts, scalar=False, positive=True)
+        self._hold("class_counts", class_counts, scalar=False, counts=True)
         self.temperature = read_number(temperature, name="temperature", positive=True)
 
 

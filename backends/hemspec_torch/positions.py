@@ -17,6 +17,9 @@ import torch
 from torch import Tensor
 
 from hemspec.arguments import (
+    ROUNDING_OF_SHARES,
+    are_counts,
+    by_class,
     check_constant_dtype,
     check_ignore_index,
     check_label_values,
@@ -160,11 +163,13 @@ def constant(
     scalar: bool = True,
     per_class: bool = False,
     positive: bool = False,
+    counts: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """A hyper-parameter as a tensor without gradient, in float64, and its poison: 1, or NaN if a value is bad.
 
-    One number (if `scalar`) or a vector with one entry for each class (if `per_class`).
+    One number (if `scalar`) or a vector with one entry for each class (if `per_class`), which may be `counts`.
     """
+    positive = positive or counts
     one = torch.ones((), dtype=torch.float64, device=device)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         # Compared rather than read: a compiler may hold a symbol here. NaN fails both comparisons. A symbol passes for
@@ -175,7 +180,10 @@ def constant(
         value = one * value
     elif not isinstance(value, Tensor):
         # While compiling, NumPy arrays are traced as tensors.
-        array = value if torch.compiler.is_compiling() else read_constant(value, name=name, positive=positive)
+        if torch.compiler.is_compiling():
+            array = by_class(value, name=name)
+        else:
+            array = read_constant(value, name=name, positive=positive, counts=counts)
         value = torch.as_tensor(array)
     check_constant_dtype(dtype_name(value), name)
     if per_class:
@@ -184,9 +192,11 @@ def constant(
         check_number(value.shape, name=name)
     readable = read(value)
     if readable is not None:
-        read_constant(readable, name=name, positive=positive)
+        read_constant(readable, name=name, positive=positive, counts=counts)
     value = value.detach().to(device=device, dtype=torch.float64)
     good = torch.isfinite(value) & (value > 0 if positive else value >= 0)
+    if counts and readable is None:
+        good = good & are_counts(value, value.round(), ROUNDING_OF_SHARES * value.sum())
     return value, torch.where(good.all(), one, torch.nan)
 
 

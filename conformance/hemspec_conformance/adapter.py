@@ -26,6 +26,15 @@ LOSSES: Final[Mapping[str, str]] = {
 
 DTYPES: Final = ("float32", "float64", "float16", "bfloat16")
 
+DERIVATIVES: Final[Mapping[str, str]] = {
+    "batched": "gradients for several upstreams at once",
+    "nested": "the value and gradient inside another gradient",
+    "second": "a gradient of a gradient",
+    "forward": "the derivative along a direction, forward mode",
+    "forward_over_reverse": "the derivative of a gradient along a direction, forward mode",
+}
+"""What a port may offer beyond value and gradient, see `Adapter.derivative`."""
+
 LabelForm = Literal["ids", "column", "one_hot", "float"]
 """How labels are given: class indices, those with a trailing axis of 1, exact one-hot rows, or integers as floats."""
 
@@ -92,6 +101,9 @@ class Mode:
     infinities: bool = True
     """Logits may be infinite. Off for a mode that gets them as a product, in which an infinity spreads to its row as
     NaN. A NaN may do so: it makes its whole row NaN anyway."""
+    finite_only: bool = False
+    """Only calls are asked whose numbers are all finite, given and expected. For a mode in which the framework stops at
+    the first NaN or infinity: on finite numbers no intermediate may be one."""
     coverage: Literal["all", "first dtype", "brief", "core"] = "all"
     """What a usual run asks; a full one asks all of all.
 
@@ -135,7 +147,7 @@ class ExpectedFailure:
 
 
 class Adapter(Protocol):
-    """A backend under test. The attributes after `value_and_gradient` may be left out."""
+    """A backend under test. The attributes after `gradient` may be left out."""
 
     name: str
     spec_version: int
@@ -158,6 +170,27 @@ class Adapter(Protocol):
 
     def value_and_gradient(self, call: Call, mode: Mode) -> tuple[Any, Any]:
         """The loss, and the gradient of its sum in the logits. Lets the backend's own exceptions through."""
+        ...
+
+    def gradient(self, call: Call, mode: Mode, upstream: Any) -> Any:
+        """The gradient of ``sum(upstream * loss)`` in the logits, by the port's own backward pass.
+
+        `upstream` is an array of the framework, of the loss's shape and dtype: what a backward pass gets from above.
+        """
+        ...
+
+    derivatives: Collection[str]
+    """Which of `DERIVATIVES` the port offers; none unless given."""
+
+    def derivative(self, kind: str, call: Call, mode: Mode, direction: Any) -> Any:
+        """One of `derivatives`. With f = sum(loss), and `direction` an array of the logits' shape and dtype:
+
+        - "batched": `direction` is a stack of upstreams; the stack of what `gradient` gives for each.
+        - "nested": the gradient of ``v ** 2 + sum(g * direction)``, v and g being the value and gradient of f.
+        - "second": the gradient of ``sum(g * direction)``, g being the gradient of ``f ** 2``.
+        - "forward": the derivative of the loss along `direction`, forward mode, of the loss's shape.
+        - "forward_over_reverse": the derivative along `direction`, forward mode, of the gradient of ``f ** 2``.
+        """
         ...
 
     argument_names: Mapping[str, str]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import importlib
 import os
 import sys
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,18 @@ import numpy as np
 from hemspec_conformance.adapter import DTYPES, LOSSES, Array, Call, ExpectedFailure, Mode
 
 REQUIRED = ("name", "spec_version", "losses", "modes", "versions", "from_numpy", "to_numpy", "value_and_gradient")
+
+
+class ConformanceError(AssertionError):
+    """A backend differs from the specification. The message says where and by how much."""
+
+
+class InputChangedError(ConformanceError):
+    """A call wrote to what it was given."""
+
+
+class NotAskedError(Exception):
+    """A question cannot be put to the framework; the message says why. The check counts as skipped."""
 
 
 class AdapterError(Exception):
@@ -81,26 +94,70 @@ class Backend:
             raise AdapterError(f"importing {module!r} raised {type(error).__name__}: {error}") from error
         return cls.of(adapter)
 
+    @property
+    def derivatives(self) -> Collection[str]:
+        """Which derivatives beyond the gradient the adapter says it offers."""
+        return tuple(getattr(self.adapter, "derivatives", ()))
+
     def answer(self, call: Call, mode: Mode) -> Result:
         """Evaluate a call of NumPy arrays. Lets the backend's own exceptions through."""
+        with self.handed_over(call, mode) as (given, _):
+            value, gradient = self.adapter.value_and_gradient(given, mode)
+            return Result(self.numpy(value, "value"), self.numpy(gradient, "gradient"))
 
-        def native(array: Any) -> Any:
-            return None if array is None else self.adapter.from_numpy(array, mode)
+    def gradient(self, call: Call, mode: Mode, upstream: Array) -> Array:
+        """The gradient of the loss weighted by `upstream`."""
+        with self.handed_over(call, mode, upstream=upstream) as (given, upstream):
+            return self.numpy(self.adapter.gradient(given, mode, upstream), "gradient")
 
-        given = replace(
-            call,
-            logits=native(call.logits),
-            labels=native(call.labels),
-            sample_weight=native(call.sample_weight),
-        )
-        value, gradient = self.adapter.value_and_gradient(given, mode)
-        return Result(self.numpy(value, "value"), self.numpy(gradient, "gradient"))
+    def derivative(self, kind: str, call: Call, mode: Mode, direction: Array) -> Array:
+        """One of the derivatives that the adapter offers."""
+        with self.handed_over(call, mode, direction=direction) as (given, direction):
+            return self.numpy(self.adapter.derivative(kind, given, mode, direction), f"{kind} derivative")
+
+    @contextlib.contextmanager
+    def handed_over(self, call: Call, mode: Mode, **more: Array) -> Iterator[tuple[Call, Any]]:
+        """The call with the framework's own arrays, and one more array. All have to come back as they were.
+
+        An exception of the port is no excuse. What it changed is restored, because others ask about the same arrays.
+        """
+        ours = {"logits": call.logits, "labels": call.labels, "sample_weight": call.sample_weight, **more}
+        ours = {name: array for name, array in ours.items() if array is not None}
+        theirs = {name: self.adapter.from_numpy(array, mode) for name, array in ours.items()}
+        arrived = {name: self.numpy(array, name).copy() for name, array in theirs.items()}
+        ours |= {name: value for name, value in call.constants.items() if isinstance(value, np.ndarray)}
+        originals = {name: array.copy() for name, array in ours.items()}
+        arrays = {name: theirs[name] for name in ("logits", "labels", "sample_weight") if name in theirs}
+        try:
+            yield replace(call, **arrays), theirs[next(iter(more))] if more else None
+        finally:
+            changed = [name for name, array in originals.items() if not identical(ours[name], array)]
+            for name in changed:
+                ours[name][...] = originals[name]
+            changed += [name for name, array in theirs.items() if not self.is_still(array, arrived[name])]
+            if changed:
+                names = ", ".join(dict.fromkeys(changed))
+                raise InputChangedError(
+                    f"  what is handed in has to come back bit for bit, but the call wrote to {names}"
+                )
+
+    def is_still(self, array: Any, arrived: Array) -> bool:
+        """Whether an array of the framework holds what it held; one that cannot be read any more does not."""
+        try:
+            return identical(self.numpy(array, "array"), arrived)
+        except Exception:
+            return False
 
     def numpy(self, array: Any, what: str) -> Array:
         converted = self.adapter.to_numpy(array)
         if not isinstance(converted, np.ndarray | np.generic):
             raise TypeError(f"to_numpy must return a NumPy array; for the {what} it returned {type(converted)}")
         return np.asarray(converted)
+
+
+def identical(a: Array, b: Array) -> bool:
+    """Whether two arrays are the same bit for bit."""
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
 
 
 def unknown_loss(name: str) -> str:

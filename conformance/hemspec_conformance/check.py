@@ -8,14 +8,10 @@ from typing import Any
 import numpy as np
 
 from hemspec_conformance.adapter import Array, Call, Mode
-from hemspec_conformance.backend import Backend, Result
+from hemspec_conformance.backend import Backend, ConformanceError, InputChangedError, NotAskedError, Result
 from hemspec_conformance.rejections import Rejection
 from hemspec_conformance.tolerances import tolerance
 from hemspec_conformance.vectors import Vector
-
-
-class ConformanceError(AssertionError):
-    """A backend differs from the specification. The message says where and by how much."""
 
 
 @dataclass(frozen=True)
@@ -164,8 +160,12 @@ def check_rejection(backend: Backend, rejection: Rejection, mode: Mode) -> None:
     """A bad argument gets an error that says so. A bad value that cannot be read gets NaN, never a plausible number."""
     place = Place(backend.name, rejection.call.loss, rejection.name, mode.name, rejection.call.logits.dtype.name)
     names = [backend.argument_names.get(word, word) for word in rejection.words]
+    if rejection.wide_labels:
+        require_wide_labels(backend, rejection.call.labels, mode)
     try:
         result = backend.answer(rejection.call, mode)
+    except InputChangedError:
+        raise
     except Exception as error:
         message = str(error)
         missing = [word for word in names if word not in message]
@@ -181,6 +181,13 @@ def check_rejection(backend: Backend, rejection: Rejection, mode: Mode) -> None:
     if mode.reads_values or rejection.static:
         raise ConformanceError(f"{place}\n  expected an error that names {names}, got {result.value!s}")
     require_nan(place, rejection, result)
+
+
+def require_wide_labels(backend: Backend, labels: Array, mode: Mode) -> None:
+    """Frameworks whose integers have 32 bits cannot be asked about labels beyond them."""
+    arrived = backend.numpy(backend.adapter.from_numpy(labels, mode), "labels")
+    if arrived.tolist() != labels.tolist():
+        raise NotAskedError(f"integers of mode {mode.name} have {8 * arrived.dtype.itemsize} bits")
 
 
 def require_nan(place: Place, rejection: Rejection, result: Result) -> None:

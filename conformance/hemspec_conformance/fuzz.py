@@ -16,9 +16,8 @@ import numpy as np
 
 from hemspec_conformance.adapter import LOSSES, Call, Mode
 from hemspec_conformance.admissible import Answers, answers
-from hemspec_conformance.backend import Backend, Result
+from hemspec_conformance.backend import Backend, ConformanceError, Result
 from hemspec_conformance.check import (
-    ConformanceError,
     Place,
     absent_positions,
     arrange,

@@ -21,8 +21,8 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 from hemspec import margin_from_num_samples, margins_from_class_counts
 from hemspec_conformance.adapter import LOSSES, Array, Call, Mode
-from hemspec_conformance.backend import Backend, Result
-from hemspec_conformance.check import ConformanceError, Place, as_dtype, compare, compare_results, compute_dtype
+from hemspec_conformance.backend import Backend, ConformanceError, Result
+from hemspec_conformance.check import Place, as_dtype, compare, compare_results, compute_dtype
 from hemspec_conformance.vectors import reference_answer
 
 MARGIN_LOSSES: Final = ("hem_loss", "multi_margin_loss")

@@ -11,16 +11,16 @@ from typing import Final, Literal
 import numpy as np
 
 from hemspec import SPEC_VERSION
-from hemspec_conformance.adapter import DTYPES, LOSSES, Mode
-from hemspec_conformance.backend import Backend, unknown_loss
+from hemspec_conformance.adapter import DERIVATIVES, DTYPES, LOSSES, Mode
+from hemspec_conformance.backend import Backend, ConformanceError, unknown_loss
 from hemspec_conformance.check import (
-    ConformanceError,
     absent_positions,
     as_dtype,
     check_rejection,
     check_vector,
     class_axis_of,
 )
+from hemspec_conformance.chosen import CHOSEN, check_chosen
 from hemspec_conformance.fuzz import CONTENTS, check_input, described, input_of, portions
 from hemspec_conformance.laws import EXAMPLES, LAWS, check_law
 from hemspec_conformance.rejections import REJECTIONS
@@ -29,6 +29,12 @@ from hemspec_conformance.vectors import Vector, load
 Kind = Literal["vector", "bad input", "law", "adapter", "fuzz"]
 
 NO_BFLOAT16: Final = "NumPy has no bfloat16 without the package ml_dtypes, which is not installed"
+
+NO_GRADIENT: Final = """the adapter lacks gradient(call, mode, upstream), without which a port passes that ignores the
+  gradient coming from above. Add to it:
+
+  def gradient(call, mode, upstream):
+      \"\"\"The gradient of sum(upstream * loss) in call.logits; upstream has the loss's shape.\"\"\""""
 
 
 @dataclass(frozen=True)
@@ -63,6 +69,7 @@ def plan(backend: Backend, *, full: bool = False, examples: int | None = None) -
             checks += rejection_checks(backend, loss, mode, full)
             if full or mode is backend.modes[0]:
                 checks += law_checks(backend, loss, mode, examples or EXAMPLES[mode.coverage])
+            checks += chosen_checks(backend, loss, mode, full)
     return checks
 
 
@@ -115,7 +122,27 @@ def adapter_checks(backend: Backend) -> Iterator[Check]:
             raise ConformanceError("\n".join(map(unknown_loss, unknown)) or f"{backend.name} offers no loss")
 
     yield check("spec_version", same_version)
+
+    def has_gradient() -> None:
+        if not callable(getattr(backend.adapter, "gradient", None)):
+            raise ConformanceError(f"{backend.name}: {NO_GRADIENT}")
+
+    def known_derivatives() -> None:
+        unknown = [kind for kind in backend.derivatives if kind not in DERIVATIVES]
+        if unknown:
+            raise ConformanceError(f"{backend.name}: derivatives may be {', '.join(DERIVATIVES)}; got {unknown}")
+        if backend.derivatives and not callable(getattr(backend.adapter, "derivative", None)):
+            raise ConformanceError(
+                f"{backend.name}: the adapter offers derivatives {list(backend.derivatives)} but lacks the function"
+                " derivative(kind, call, mode, direction)"
+            )
+
     yield check("losses", known_losses)
+    yield check("gradient", has_gradient)
+    yield check("derivatives", known_derivatives)
+    for kind in DERIVATIVES:
+        if kind not in backend.derivatives:
+            yield Check("adapter", "", f"derivative_{kind}", "", "", nothing, not_offered=True)
     for mode in backend.modes:
         for dtype in mode.dtypes:
             run = functools.partial(round_trip, backend, mode, dtype)
@@ -159,6 +186,15 @@ def fits(mode: Mode, vector: Vector) -> bool:
     """Whether a mode changes anything about a vector, and can ask it at all."""
     call = vector.call
     rank = call.logits.ndim
+    if mode.finite_only:
+        numbers = [
+            call.logits,
+            vector.value,
+            vector.gradient,
+            *([] if call.sample_weight is None else [call.sample_weight]),
+        ]
+        if not all(np.isfinite(array).all() for array in numbers):
+            return False
     if not mode.infinities:
         logits = np.moveaxis(call.logits, call.axis, -1)
         if np.isinf(logits[~absent_positions(call)]).any():
@@ -224,5 +260,29 @@ def law_checks(backend: Backend, loss: str, mode: Mode, examples: int) -> Iterat
                 mode.name,
                 dtype,
                 functools.partial(check_law, backend, law, loss, mode, dtype, examples),
+                reason_to_skip(mode, dtype),
+            )
+
+
+def chosen_checks(backend: Backend, loss: str, mode: Mode, full: bool) -> Iterator[Check]:
+    """The laws that are asked on chosen calls, in the first dtype of the mode."""
+    if mode.layout != "as_given":
+        return
+    first = mode is backend.modes[0]
+    dtype = mode.dtypes[0]
+    for law in CHOSEN:
+        if law.function and not callable(getattr(backend.adapter, law.function, None)):
+            continue  # said by the checks of the adapter
+        if loss not in law.losses or (law.kind and law.kind not in backend.derivatives):
+            continue
+        # Apart from the first mode those that cost little, and those that have code of their own for a loss.
+        if full or first or (law.everywhere and (mode.coverage == "all" or mode.losses)):
+            yield Check(
+                "law",
+                loss,
+                f"law_{law.name}",
+                mode.name,
+                dtype,
+                functools.partial(check_chosen, backend, law, loss, mode, dtype),
                 reason_to_skip(mode, dtype),
             )

@@ -1,11 +1,13 @@
-"""The suite under pytest: ``pytest --pyargs hemspec_conformance --backend my_package.adapter``, a test for each check.
+"""The suite under pytest, a test for each check:
 
-pytest loads this module wherever hemspec is installed, so it imports nothing until a backend is named.
+``pytest -p hemspec_conformance.plugin --pyargs hemspec_conformance --backend my_package.adapter``
+
+pytest loads this module where it is asked to and nowhere else: whoever installs a loss has tests of their own, and
+perhaps an option ``--backend`` too.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import time
 from typing import TYPE_CHECKING, Any
@@ -23,25 +25,20 @@ PROPERTY = "hemspec"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("hemspec conformance")
-    # Another plugin may have taken a name already; then the command hemspec-conformance is what is left.
-    with contextlib.suppress(ValueError):
-        group.addoption(
-            "--backend",
-            dest="hemspec_backend",
-            metavar="MODULE",
-            help="the module of the adapter of the backend to check",
-        )
-        group.addoption(
-            "--backend-full", action="store_true", help="every case in every dtype also in the modes that compile"
-        )
-        group.addoption(
-            "--backend-timeout",
-            type=float,
-            default=30.0,
-            metavar="SECONDS",
-            help="for one check (default: %(default)g)",
-        )
-        group.addoption("--backend-json", metavar="FILE", help="write the verdict to this file")
+    group.addoption(
+        "--backend", dest="hemspec_backend", metavar="MODULE", help="the module of the adapter of the backend to check"
+    )
+    group.addoption(
+        "--backend-full", action="store_true", help="every case in every dtype also in the modes that compile"
+    )
+    group.addoption(
+        "--backend-timeout",
+        type=float,
+        default=30.0,
+        metavar="SECONDS",
+        help="for one check (default: %(default)g)",
+    )
+    group.addoption("--backend-json", metavar="FILE", help="write the verdict to this file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -57,7 +54,8 @@ def worker_of(config: pytest.Config) -> Worker:
 
     module = config.getoption("hemspec_backend", None)
     if module is None:
-        raise pytest.UsageError("--backend is needed: the module of an adapter, such as my_package.adapter")
+        command = "pytest -p hemspec_conformance.plugin --pyargs hemspec_conformance --backend my_package.adapter"
+        raise pytest.UsageError(f"these tests need the module of an adapter: {command}")
     worker: Worker | None = getattr(config, "_hemspec_worker", None)
     if worker is None:
         request = Request(module, full=config.getoption("--backend-full"))

@@ -34,6 +34,8 @@ class Rejection:
     """The position that is bad; None where a bad constant spoils them all."""
     label_form: bool = False
     """A form of label or weight that a backend with other forms of labels accepts."""
+    wide_labels: bool = False
+    """The labels need more than 32 bits."""
 
     def bad_positions(self) -> Any:
         bad = np.ones(self.call.labels.shape, bool)
@@ -105,6 +107,21 @@ def arguments_rejected(loss: str) -> list[Rejection]:
             bad = call(loss, labels=at(LABELS, 2, label), reduction=reduction)
             words = ["labels", "[0, 3)", f"got {label}", "index 2"]
             rejections.append(Rejection(f"{name}_{reduction}", bad, words, bad_at=2))
+    # The ids that ignored ones are taken for: by their size, or after a cast to 32 bits (2**32 is 0 there).
+    for name, label, ignored in (
+        ("100", 100, -100),
+        ("minus_100", -100, 100),
+        ("2_to_the_31", 2**31, -100),
+        ("2_to_the_32", 2**32, -100),
+        ("2_to_the_32_plus_1", 2**32 + 1, -100),
+        ("2_to_the_32_less_100", 2**32 - 100, -100),
+        ("minus_2_to_the_32", -(2**32), -100),
+        ("minus_100_less_2_to_the_40", -100 - 2**40, -100),
+    ):
+        bad = call(loss, labels=at(LABELS, 2, label), ignore_index=ignored, reduction="none")
+        words = ["labels", "[0, 3)", f"got {label}", "index 2"]
+        wide = abs(label) > 2**30
+        rejections.append(Rejection(f"labels_{name}", bad, words, bad_at=2, wide_labels=wide))
     both = call(loss, labels=at(LABELS, 1, 3), sample_weight=at(ONES, 1, -1.0))  # one of the two is named
     rejections.append(Rejection("label_and_weight", both, ["index 1"], bad_at=1))
     for name, weight in (("negative", -1.0), ("nan", np.nan), ("infinite", np.inf)):

@@ -14,8 +14,7 @@ from typing import Literal
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from hemspec_conformance.adapter import ExpectedFailure
-from hemspec_conformance.backend import Backend
-from hemspec_conformance.check import ConformanceError
+from hemspec_conformance.backend import Backend, ConformanceError, InputChangedError, NotAskedError
 from hemspec_conformance.plan import Check, Kind, fuzz_plan, plan
 
 Status = Literal["passed", "failed", "expected failure", "skipped", "not offered"]
@@ -80,6 +79,10 @@ class Session:
                 # What hemspec's own code warns of is a fault; what the frameworks warn of is theirs.
                 warnings.filterwarnings("error", module="hemspec")
                 worst = check.run() or 0.0
+        except NotAskedError as error:
+            return outcome(check, "skipped", message=str(error))
+        except InputChangedError as error:
+            message = f"{self.backend.name}: {check.id}\n{error}"
         except ConformanceError as error:
             message = str(error)
         except Exception as error:

@@ -37,7 +37,8 @@ def logit_adjusted_loss(
     Args:
         logits: floating point, any shape with a class axis of size C >= 2.
         labels: integers in [0, C), the shape of the logits without the class axis.
-        class_counts: training samples per class, shape ``(C,)``, each > 0; the priors are their shares.
+        class_counts: training samples per class, shape ``(C,)``: whole numbers >= 1, within rounding; the priors are
+            their shares. A Series, dict or Counter is put in the order of the classes.
         temperature: a number > 0.
         axis, sample_weight, ignore_index: as in `hem_loss`.
         reduction: ``"mean"``, ``"sum"`` or ``"none"``.
@@ -54,7 +55,7 @@ def logit_adjusted_loss(
     """
     check_reduction(reduction, REDUCTIONS)
     t = read_number(temperature, name="temperature", positive=True)
-    counts = read_constant(class_counts, name="class_counts", positive=True)
+    counts = read_constant(class_counts, name="class_counts", counts=True)
     positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
     check_per_class(counts.shape, positions.classes, name="class_counts", scalar=False)
     z = positions.logits

@@ -18,7 +18,8 @@ pytest.importorskip("hemspec_conformance.cli")
 SOUND = """
 from hemspec_conformance.adapter import ExpectedFailure, Mode
 from hemspec_conformance.adapters import numpy as right
-from hemspec_conformance.adapters.numpy import from_numpy, losses, spec_version, to_numpy, value_and_gradient, versions
+from hemspec_conformance.adapters.numpy import from_numpy, gradient, losses, spec_version, to_numpy
+from hemspec_conformance.adapters.numpy import value_and_gradient, versions
 name = "mine"
 modes = (Mode("eager", dtypes=("float32", "float64")),)
 """
@@ -50,6 +51,7 @@ def conformance(folder: Path, broken: str, *options: str) -> Run:
 
 RANDOM = ("--only", "adapter/*", "--only", "hem_loss/random_*", "--only", "cross_entropy_loss/random_*")
 """Where HEM fails throughout: no laws, each of which would look for its smallest counterexample for seconds."""
+UNDER_PYTEST = ("-p", "hemspec_conformance.plugin", "--pyargs", "hemspec_conformance")
 HEM_AND_CE = ("--examples", "3", "--only", "adapter/*", "--only", "hem_loss*", "--only", "cross_entropy_loss*")
 
 
@@ -66,7 +68,7 @@ def test_a_renamed_loss_is_said_and_the_others_are_checked(tmp_path: Path) -> No
     run = conformance(tmp_path, 'losses = ("hem", "cross_entropy_loss")', *HEM_AND_CE)
     assert run.code == 1
     assert "'hem' is no loss of the specification; did you mean 'hem_loss'?" in run.text
-    assert [c["id"] for c in run.checks("not offered")] == ["hem_loss"]
+    assert [c["id"] for c in run.checks("not offered") if c["kind"] != "adapter"] == ["hem_loss"]
     assert len(run.checks("passed", "cross_entropy_loss")) > 100
     assert len(run.checks("failed")) == 1
 
@@ -135,12 +137,31 @@ def test_what_hangs_is_stopped(tmp_path: Path) -> None:
 
 def test_what_hangs_is_stopped_under_pytest(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SOUND + textwrap.dedent(HANGS))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "hemspec_conformance"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *UNDER_PYTEST]
     command += ["--backend", "mine", "--backend-timeout", "3", "-k", "random"]
     run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert run.returncode == 1, run.stdout + run.stderr
     assert "2 failed, 40 passed, 4 skipped" in run.stdout  # the sum in float32 and float64, then no more of HEM
     assert "did not end within 3 s" in run.stdout
+
+
+@pytest.mark.finding(17)
+def test_pytest_without_the_plugin_is_told_the_command(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "hemspec_conformance"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode != 0
+    assert "pytest -p hemspec_conformance.plugin --pyargs hemspec_conformance --backend" in run.stdout + run.stderr
+
+
+@pytest.mark.finding(17)
+def test_under_pytest_in_several_processes(tmp_path: Path) -> None:
+    pytest.importorskip("xdist")
+    (tmp_path / "mine.py").write_text(SOUND)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *UNDER_PYTEST, "--backend", "mine"]
+    command += ["-n", "2", "-k", "hem_loss and random", "--backend-json", "verdict.json"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+    assert json.loads((tmp_path / "verdict.json").read_text())["checks"]
 
 
 def test_what_kills_the_process_is_survived(tmp_path: Path) -> None:

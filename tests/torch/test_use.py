@@ -284,7 +284,7 @@ MESSAGES: list[tuple[Any, type[Exception], str]] = [
     (
         lambda z, y: ht.HEMLoss()(z[:, 0], y),
         ValueError,
-        "expected () (input are (6,), class axis 0), got (6,); do input lack their class axis?",
+        "expected () (shape of input: (6,), class axis 0), got (6,); is the class axis missing from input?",
     ),
     (lambda z, y: ht.HEMLoss()(z[:, :1], y * 0), ValueError, "input must have at least 2 classes along axis 1"),
     (lambda z, y: ht.HEMLoss()(z.long(), y), TypeError, "input must be floating point"),

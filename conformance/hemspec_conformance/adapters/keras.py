@@ -36,8 +36,8 @@ LAYOUTS = tuple(
 )
 modes = (EAGER, *POLICIES, *LAYOUTS, *(() if FRAMEWORK == "torch" else (TRACED,)))
 
-Step = Callable[[Any, Any, Any], tuple[Any, Any]]
-"""The value and gradient of a loss as a function of logits, labels and weight."""
+Step = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+"""The value and gradient of a loss as a function of logits, labels, weight and what comes from above, if not ones."""
 steps: dict[Any, Step] = {}
 """By loss, options and mode: calls that differ in their arrays alone share a trace."""
 
@@ -47,6 +47,14 @@ def versions() -> Mapping[str, str]:
 
 
 def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
+    return step_of(call, mode)(call.logits, call.labels, call.sample_weight, None)
+
+
+def gradient(call: Call, mode: Mode, upstream: Any) -> Any:
+    return step_of(call, mode)(call.logits, call.labels, call.sample_weight, upstream)[1]
+
+
+def step_of(call: Call, mode: Mode) -> Step:
     # Keras ignores no class unless it is told to, so that one is never left out.
     options = {k: v for k, v in call.keywords.items() if k not in ("sample_weight", "ignore_index")}
     options["ignore_class"] = call.ignore_index
@@ -60,7 +68,7 @@ def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
         finally:
             keras.config.set_dtype_policy(usual)
         steps[key] = globals()[f"{FRAMEWORK}_step"](loss, mode.execution == "traced")
-    return steps[key](call.logits, call.labels, call.sample_weight)
+    return steps[key]
 
 
 def from_numpy(array: Array, mode: Mode) -> Any:
@@ -82,11 +90,11 @@ def to_numpy(array: Any) -> Array:
 def tensorflow_step(loss: Any, traced: bool) -> Step:
     import tensorflow as tf
 
-    def step(logits: Any, labels: Any, weight: Any) -> tuple[Any, Any]:
+    def step(logits: Any, labels: Any, weight: Any, upstream: Any) -> tuple[Any, Any]:
         with tf.GradientTape() as tape:
             tape.watch(logits)
             value = loss(labels, logits, sample_weight=weight)
-        return value, tape.gradient(value, logits)
+        return value, tape.gradient(value, logits, output_gradients=upstream)
 
     return tf.function(step) if traced else step
 
@@ -95,10 +103,10 @@ def jax_step(loss: Any, traced: bool) -> Step:
     import jax
     import jax.numpy as jnp
 
-    def step(logits: Any, labels: Any, weight: Any) -> tuple[Any, Any]:
+    def step(logits: Any, labels: Any, weight: Any, upstream: Any) -> tuple[Any, Any]:
         def total(logits: Any) -> tuple[Any, Any]:
             value = loss(labels, logits, sample_weight=weight)
-            return jnp.sum(value), value
+            return jnp.sum(value if upstream is None else value * upstream), value
 
         # jax.grad would refuse integers before the loss can.
         differentiable = jnp.issubdtype(logits.dtype, jnp.floating)
@@ -109,11 +117,13 @@ def jax_step(loss: Any, traced: bool) -> Step:
 
 
 def torch_step(loss: Any, traced: bool) -> Step:
-    def step(logits: Any, labels: Any, weight: Any) -> tuple[Any, Any]:
+    import torch
+
+    def step(logits: Any, labels: Any, weight: Any, upstream: Any) -> tuple[Any, Any]:
         if logits.is_floating_point():
             logits.requires_grad_()
         value = loss(labels, logits, sample_weight=weight)
-        value.sum().backward()
+        value.backward(torch.ones_like(value) if upstream is None else upstream)
         return value, logits.grad
 
     return step

@@ -40,3 +40,11 @@ def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
         loss(call.logits, call.labels, **call.keywords),
         loss.gradient(call.logits, call.labels, **call.keywords),
     )
+
+
+def gradient(call: Call, mode: Mode, upstream: Array) -> Array:
+    """The reference has the gradient of the sum; each loss's part of it is weighted."""
+    of_sum: Array = getattr(hemspec, call.loss).gradient(call.logits, call.labels, **call.keywords)
+    rows = np.moveaxis(of_sum, call.axis, -1)
+    weighted = rows * upstream.reshape(upstream.shape + (1,) * (rows.ndim - upstream.ndim))
+    return np.moveaxis(weighted, -1, call.axis).astype(of_sum.dtype)

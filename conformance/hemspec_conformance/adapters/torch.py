@@ -16,13 +16,14 @@ import torch
 from torch import Tensor
 
 import hemspec.torch
-from hemspec_conformance.adapter import LOSSES, Array, Call, Mode
+from hemspec_conformance.adapter import DERIVATIVES, LOSSES, Array, Call, Mode
 from hemspec_torch import selection
 
 name = "torch"
 spec_version = 1
 losses = tuple(LOSSES)
 argument_names = {"logits": "input", "labels": "target"}
+derivatives = tuple(DERIVATIVES)
 
 NO_CUDA = "" if torch.cuda.is_available() else "PyTorch finds no CUDA device"
 NO_TRITON = "" if importlib.util.find_spec("triton") else "Triton is not installed"
@@ -114,18 +115,50 @@ def to_numpy(tensor: Tensor) -> Array:
 
 
 def value_and_gradient(call: Call, mode: Mode) -> tuple[Tensor, Tensor]:
+    return backward(call, mode, None)
+
+
+def gradient(call: Call, mode: Mode, upstream: Tensor) -> Tensor:
+    return backward(call, mode, upstream)[1]
+
+
+def backward(call: Call, mode: Mode, upstream: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The loss, and the gradient of its sum or of the sum that is weighted by `upstream`."""
     logits = call.logits
     if mode.per_example:
-        return per_example(call, mode)
+        return per_example(call, mode, upstream)
     if mode.execution == "linear" and call.loss in mode.losses:
-        return of_linear_head(call)
+        return of_linear_head(call, upstream)
     if logits.is_floating_point():
         logits.requires_grad_()
     with setting(mode.setting):
         value = loss_of(call, mode)(in_torch_order(logits, call, mode), call.labels, call.sample_weight)
-        value.sum().backward()  # type: ignore[no-untyped-call]
+        value.backward(torch.ones_like(value) if upstream is None else upstream)  # type: ignore[no-untyped-call]
     assert logits.grad is not None
     return value, logits.grad
+
+
+def function_of_logits(call: Call, mode: Mode) -> Callable[[Tensor], Tensor]:
+    loss = loss_of(call, mode)
+    return lambda logits: loss(in_torch_order(logits, call, mode), call.labels, call.sample_weight)
+
+
+def derivative(kind: str, call: Call, mode: Mode, direction: Tensor) -> Tensor:
+    """Reverse mode by autograd with create_graph, as a gradient penalty has it; forward mode by torch.func."""
+    loss = function_of_logits(call, mode)
+    if kind.startswith("forward"):
+        slope = torch.func.grad(lambda logits: loss(logits).sum() ** 2)
+        function = loss if kind == "forward" else slope
+        along: Tensor = torch.func.jvp(function, (call.logits,), (direction,))[1]
+        return along
+    logits = call.logits.requires_grad_()
+    value = loss(logits)
+    if kind == "batched":
+        return torch.autograd.grad(value, logits, direction, is_grads_batched=True)[0]
+    total = value.sum()
+    inner = torch.autograd.grad(total if kind == "nested" else total**2, logits, create_graph=True)[0]
+    outer = (inner * direction).sum() + (total**2 if kind == "nested" else 0)
+    return torch.autograd.grad(outer, logits)[0]
 
 
 def in_torch_order(logits: Tensor, call: Call, mode: Mode) -> Tensor:
@@ -164,23 +197,24 @@ def compile_loss(loss: Any, call: Call, mode: Mode, options: dict[str, Any]) -> 
     return lambda logits, labels, weight: compiled[key](logits, labels, weight, vectors)
 
 
-def per_example(call: Call, mode: Mode) -> tuple[Tensor, Tensor]:
+def per_example(call: Call, mode: Mode, upstream: Tensor | None) -> tuple[Tensor, Tensor]:
     """torch.func: the value and gradient of one example, mapped over the batch."""
     loss = loss_of(call, mode)
 
-    def one(logits: Tensor, labels: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    def one(logits: Tensor, labels: Tensor, weight: Tensor | None, upstream: Tensor | None) -> tuple[Tensor, Tensor]:
         # The example keeps a batch axis of 1, so that the class axis stays where it is.
         batch = in_torch_order(logits.unsqueeze(0), call, mode)
         value = loss(batch, labels.unsqueeze(0), None if weight is None else weight.unsqueeze(0))
-        return value.sum(), value.squeeze(0) if value.ndim else value
+        value = value.squeeze(0) if value.ndim else value
+        return (value if upstream is None else value * upstream).sum(), value
 
-    arrays = (call.logits, call.labels, call.sample_weight)
-    axes = tuple(None if array is None else 0 for array in arrays)
+    arrays = (call.logits, call.labels, call.sample_weight, upstream)
+    axes = tuple(0 if array is not None and array.ndim else None for array in arrays)
     gradient, (_, value) = torch.func.vmap(torch.func.grad_and_value(one, has_aux=True), axes)(*arrays)
     return value.sum() if call.reduction == "sum" else value, gradient
 
 
-def of_linear_head(call: Call) -> tuple[Tensor, Tensor]:
+def of_linear_head(call: Call, upstream: Tensor | None) -> tuple[Tensor, Tensor]:
     """Logits as a product with an identity, which is exact: of the features, or of the head where it is smaller.
 
     Their gradient is then that of the other factor.
@@ -198,7 +232,7 @@ def of_linear_head(call: Call) -> tuple[Tensor, Tensor]:
     value = hemspec.torch.linear_hem_loss(
         features, head, call.labels, sample_weight=call.sample_weight, chunk_rows=2, **options
     )
-    value.sum().backward()  # type: ignore[no-untyped-call]
+    value.backward(torch.ones_like(value) if upstream is None else upstream)  # type: ignore[no-untyped-call]
     assert factor.grad is not None
     gradient = factor.grad if factor is features else factor.grad.t().reshape(logits.shape)
     return value, gradient.movedim(-1, call.axis)

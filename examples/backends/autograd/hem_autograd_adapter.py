@@ -33,6 +33,14 @@ def to_numpy(array: Any) -> Any:
 
 
 def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
-    loss = getattr(hem_autograd, call.loss)
-    gradient_of, value = make_vjp(lambda logits: loss(logits, call.labels, **call.keywords))(call.logits)
+    gradient_of, value = backward(call)
     return value, gradient_of(np.ones_like(value))
+
+
+def gradient(call: Call, mode: Mode, upstream: Any) -> Any:
+    return backward(call)[0](upstream)
+
+
+def backward(call: Call) -> tuple[Any, Any]:
+    loss = getattr(hem_autograd, call.loss)
+    return make_vjp(lambda logits: loss(logits, call.labels, **call.keywords))(call.logits)

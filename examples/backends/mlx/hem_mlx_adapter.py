@@ -40,6 +40,16 @@ def to_numpy(array: mx.array) -> Any:
 
 
 def value_and_gradient(call: Call, mode: Mode) -> tuple[mx.array, mx.array]:
+    return weighted(call, mode, None)
+
+
+def gradient(call: Call, mode: Mode, upstream: mx.array) -> mx.array:
+    return weighted(call, mode, upstream)[1]
+
+
+def weighted(call: Call, mode: Mode, upstream: mx.array | None) -> tuple[mx.array, mx.array]:
+    """The loss, and the gradient of its sum or of the sum that is weighted by what comes from above."""
+
     def loss(logits: mx.array, labels: mx.array, *weight: mx.array) -> mx.array:
         keywords = {**call.keywords, "sample_weight": weight[0]} if weight else call.keywords
         return getattr(hem_mlx, call.loss)(logits, labels, **keywords)
@@ -51,7 +61,7 @@ def value_and_gradient(call: Call, mode: Mode) -> tuple[mx.array, mx.array]:
     def total(*arrays: mx.array) -> tuple[mx.array, mx.array]:
         value = mx.vmap(of_one)(*arrays) if mode.per_example else loss(*arrays)
         value = value.sum() if call.reduction == "sum" else value
-        return value.sum(), value
+        return (value if upstream is None else value * upstream).sum(), value
 
     arrays = [array for array in (call.logits, call.labels, call.sample_weight) if array is not None]
     evaluate = mx.value_and_grad(total)

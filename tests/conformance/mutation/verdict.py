@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from hemspec_conformance.adapter import LOSSES
-from hemspec_conformance.backend import Backend
-from hemspec_conformance.check import ConformanceError
+from hemspec_conformance.backend import Backend, ConformanceError
 from hemspec_conformance.laws import EXAMPLES
-from hemspec_conformance.plan import law_checks, rejection_checks, vector_checks
+from hemspec_conformance.plan import chosen_checks, law_checks, rejection_checks, vector_checks
 
 
 def failures(
@@ -38,7 +37,10 @@ def failures(
     kinds = {
         "answers": lambda loss: vector_checks(backend, loss, asked, full=True),
         "bad arguments": lambda loss: rejection_checks(backend, loss, asked, full=True),
-        "laws": lambda loss: law_checks(backend, loss, asked, EXAMPLES[asked.coverage]),
+        "laws": lambda loss: [
+            *chosen_checks(backend, loss, asked, full=False),
+            *law_checks(backend, loss, asked, EXAMPLES[asked.coverage]),
+        ],
     }
     offered = [loss for loss in LOSSES if loss in losses and (not asked.losses or loss in asked.losses)]
     found: list[str] = []
