@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import keras
 import numpy as np
@@ -59,7 +59,7 @@ def select_framework(name: str) -> Framework:
         ) -> Any:
             """The class axis is the second one, and arguments are tensors alone; Keras would refuse some dtypes."""
             if isinstance(sample_weight, np.ndarray):
-                sample_weight = torch.as_tensor(sample_weight.astype(np.float64), device=y_pred.device)
+                sample_weight = torch.as_tensor(sample_weight, device=y_pred.device)
             labels = torch.as_tensor(labels, device=y_pred.device)
             usual = min(1, y_pred.ndim - 1)
             if axis == usual:
@@ -103,20 +103,54 @@ def as_array(value: Any, name: str) -> Any:
     """A tensor as it is; whatever else holds numbers in NumPy, where nothing rounds it or narrows it to 32 bits."""
     if isinstance(value, keras.Variable):
         return value.value
+    check_dense(value, name)
     if ops.is_tensor(value):
         return FRAMEWORK.usable(value)
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # nested lists of different lengths
+        raise ValueError(f"{name} must be a tensor or an array: {error}; {PAD}") from error
     if array.dtype == object:
-        raise TypeError(f"{name} must be a tensor or an array; got {type(value).__name__}")
+        hint = f" of objects; if they are rows of different lengths, {PAD}" if array.ndim else ""
+        raise TypeError(f"{name} must be a tensor or an array; got {type(value).__name__}{hint}")
     return array
+
+
+PAD: Final = (
+    "pad the rows to one length and say what is padding: a label that ignore_class names, a mask of the logits, or"
+    " sample_weight 0"
+)
+
+
+def check_dense(value: Any, name: str) -> None:
+    """Refuse ragged and sparse tensors, which frameworks pass on as tensors and then fail on in words of their own."""
+    kind = type(value).__name__
+    if kind == "RaggedTensor":
+        how = f"{name}.to_tensor(default_value=-1) with ignore_class=-1" if name == "y_true" else f"{name}.to_tensor()"
+        raise TypeError(f"{name} must be a dense tensor; got a RaggedTensor: {PAD}; for example {how}")
+    if getattr(value, "is_nested", False):  # PyTorch's name for ragged
+        how = f"torch.nested.to_padded_tensor({name}, {'-1) with ignore_class=-1' if name == 'y_true' else '0)'}"
+        raise TypeError(f"{name} must be a dense tensor; got a nested tensor: {PAD}; for example {how}")
+    sparse = kind == "SparseTensor" or getattr(value, "is_sparse", False) or getattr(value, "is_sparse_csr", False)
+    if sparse or hasattr(value, "todense"):  # of TensorFlow, PyTorch; of JAX or SciPy
+        how = "tf.sparse.to_dense" if kind == "SparseTensor" else "its to_dense()" if sparse else "its todense()"
+        raise TypeError(f"{name} must be a dense tensor; got a sparse one ({kind}), which {how} makes dense")
 
 
 def dtype_name(array: Any) -> str:
     return str(getattr(array.dtype, "name", array.dtype)).removeprefix("torch.")
 
 
+LEFT_OPEN: Final = (
+    "TensorFlow leaves it open where a tf.data pipeline does (tf.ensure_shape sets it), and when an earlier call of fit"
+    " or evaluate had arrays of other shapes, since it makes one step for all of them: give labels and weights the same"
+    " form in all calls, or compile the model again"
+)
+"""Why a step may know less than the arrays that are handed in."""
+
+
 def static_shape(array: Any, name: str) -> tuple[int | None, ...]:
     """The sizes, None where a trace does not know one (TensorFlow). It must know how many there are."""
     if getattr(array.shape, "rank", 0) is None:
-        raise ValueError(f"{name} must have a known number of axes; set its shape where the data comes from")
+        raise ValueError(f"{name} must have a known number of axes; {LEFT_OPEN}")
     return tuple(array.shape)

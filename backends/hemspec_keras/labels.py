@@ -7,7 +7,7 @@ an error where it can be read, else a NaN loss.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from keras import ops
@@ -22,7 +22,11 @@ from hemspec.arguments import (
     representable,
 )
 from hemspec.shapes import Shape, agree, show
-from hemspec_keras.framework import as_array, dtype_name, read, static_shape
+from hemspec_keras.framework import LEFT_OPEN, as_array, dtype_name, read, static_shape
+
+CONSECUTIVE: Final = {"bfloat16": 2.0**8, "float16": 2.0**11, "float32": 2.0**24, "float64": 2.0**31}
+"""Below that a float dtype has every integer (float64 more, but no int32): from there on a label may be another one
+that was rounded."""
 
 
 class Labels(NamedTuple):
@@ -68,9 +72,16 @@ class Labels(NamedTuple):
                 where, at = first(bad)
                 raise ValueError(
                     "y_true must hold integer class indices or exact one-hot rows (soft labels are not supported);"
-                    f" got {given[where].tolist()}{at}"
+                    f" got {given[where].tolist()}{at}{self.rounded(given[where])}"
                 )
         check_label_values(indices, valid, classes, name="y_true")
+
+    def rounded(self, label: Any) -> str:
+        """What a message adds where the float dtype of the labels no longer has every integer."""
+        dtype = dtype_name(self.given)
+        if np.ndim(label) or not np.isfinite(label) or abs(label) < CONSECUTIVE[dtype]:
+            return ""
+        return f": {dtype} has not every integer from there on, and may have rounded a label; give an integer dtype"
 
 
 def integer_labels(y_true: Any, y_pred_shape: Shape, class_axis: int, *, ignore_class: int | None) -> Labels:
@@ -88,8 +99,7 @@ def integer_labels(y_true: Any, y_pred_shape: Shape, class_axis: int, *, ignore_
         if size is None or (size != 1 and classes is None):
             raise ValueError(
                 f"y_true of shape {show(shape)} for y_pred of shape {show(y_pred_shape)}: whether it holds indices"
-                f" (size 1 along axis {class_axis}) or one-hot rows (size C) must be known; set the shape where the"
-                " data comes from"
+                f" (size 1 along axis {class_axis}) or one-hot rows (size C) must be known; {LEFT_OPEN}"
             )
         if size == 1:
             y_true = xp.squeeze(y_true, class_axis)
@@ -110,7 +120,7 @@ def integer_labels(y_true: Any, y_pred_shape: Shape, class_axis: int, *, ignore_
         )
     indices, exact = y_true, True
     if dtype in FLOATING:
-        exact = (xp.floor(y_true) == y_true) & (xp.abs(y_true) < 2.0**31)
+        exact = (xp.floor(y_true) == y_true) & (xp.abs(y_true) < CONSECUTIVE[dtype])
         indices = xp.where(exact, cast(xp.where(exact, y_true, xp.zeros_like(y_true)), "int32"), no_class)
     check_labels(shape, dtype_name(indices), y_pred_shape, class_axis, name="y_true", logits_name="y_pred")
     return Labels(indices, shape, y_true, exact)

@@ -50,7 +50,7 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls.__init__ = with_foreign_keywords(cls.__init__)
+        cls.__init__ = with_foreign_keywords(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class _Loss(keras.losses.Loss):  # type: ignore[misc]  # Keras ships no types
             y_true: class indices, the shape of `y_pred` without the class axis, or with it at size 1; or exact
                 one-hot rows, the shape of `y_pred`. Integers, booleans (one-hot) or integer-valued floats.
             y_pred: logits, floating point, class axis ``axis``.
-            sample_weight: >= 0, the shape of the class indices or ``(N,)``; a last axis of size 1 may follow.
+            sample_weight: >= 0, the shape of the class indices, or ``(N,)`` or ``(N, 1)``; axes of size 1 may follow.
 
         Returns:
             The reduced loss, float64 for float64 logits, else float32.
@@ -170,7 +170,9 @@ class HEMLoss(_Loss):
     ``y_true`` holds class indices (with or without a class axis of size 1) or exact one-hot rows; which of them, its
     number of axes decides. Soft labels are an error where they can be read, else the loss is NaN. ``sample_weight``
     of ``fit`` is >= 0, one for each sample or for each position. A mask that Keras attached to the logits is weight 0.
-    ``class_weight`` of ``fit`` is for one label a sample.
+    ``class_weight`` of ``fit`` is for one label a sample: of a sequence of labels Keras looks up the weight of the
+    argmax, and that is refused where it can be seen. The loss has a gradient in the logits alone. ``"HEMLoss"`` and
+    ``"hem_loss"`` name it in ``compile`` and `keras.losses.get`.
 
     The ``loss`` in the log of an epoch is the average of the batches' values weighted by their sizes. For averages over
     the active positions that is not the average over the epoch's active positions.
@@ -406,7 +408,8 @@ class DiceLoss(_Loss):
     probabilities and averages over all axes by default.
 
     Args:
-        smooth: a number >= 0, added to numerator and denominator.
+        smooth: a number >= 0, added once to numerator and denominator; that of optax and of
+            segmentation-models-pytorch is half of it (2 here for their 1).
         batch: treat the whole batch as one image, over replicas too.
 
     Example:

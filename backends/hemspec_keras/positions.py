@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 from keras import ops
 
 from hemspec.arguments import check_logits
-from hemspec_keras.framework import FRAMEWORK, dtype_name, static_shape
+from hemspec_keras.framework import FRAMEWORK, as_array, check_dense, dtype_name, static_shape
 from hemspec_keras.labels import integer_labels
-from hemspec_keras.weights import checked, get_keras_mask, masked, with_rank
+from hemspec_keras.weights import check_class_weight, checked, get_keras_mask, masked, narrowed, with_rank
 
 
 class Positions(NamedTuple):
@@ -49,6 +49,7 @@ class Positions(NamedTuple):
 def read_positions(y_true: Any, y_pred: Any, sample_weight: Any, *, axis: int, ignore_class: int | None) -> Positions:
     """Check the arguments that every loss and metric takes. A mask that Keras attached to ``y_pred`` is weight 0."""
     mask = get_keras_mask(y_pred)
+    check_dense(y_pred, "y_pred")
     y_pred = ops.convert_to_tensor(y_pred)
     shape = static_shape(y_pred, "y_pred")
     class_axis = check_logits(shape, dtype_name(y_pred), axis, name="y_pred")
@@ -58,7 +59,8 @@ def read_positions(y_true: Any, y_pred: Any, sample_weight: Any, *, axis: int, i
         mask = with_rank(ops.cast(checked(mask, "the mask of y_pred", labels.shape), "bool"), len(labels.shape))
         exists = mask if exists is None else ops.logical_and(exists, mask)
     if sample_weight is not None:
-        sample_weight = checked(sample_weight, "sample_weight", labels.shape)
+        check_class_weight(static_shape(as_array(y_true, "y_true"), "y_true"), labels.shape, shape, class_axis)
+        sample_weight = narrowed(checked(sample_weight, "sample_weight", labels.shape), dtype_name(y_pred))
     weights = masked(sample_weight, mask)
     labels.check_values(exists, weights, shape[class_axis])
     return Positions(y_pred, labels.indices, weights, exists, class_axis, ignore_class)

@@ -379,11 +379,13 @@ def dice_loss(
     """Soft Dice loss over the classes present in each image, softmax inside.
 
     The maths is in `hemspec.reference.dice`. Libraries disagree on absent classes, smoothing and axes: compare values
-    before swapping one for another.
+    before swapping one for another. segmentation-models-pytorch counts an absent class as 0 in a mean over all C, MONAI
+    keeps the loss it has by itself; the macro form of kornia 0.9 has our values.
 
     Args:
         logits, labels, axis, ignore_index: as in `hem_loss`; the first axis of the labels counts images.
-        smooth: a number >= 0, added to numerator and denominator.
+        smooth: a number >= 0, added once to numerator and denominator; that of optax and of
+            segmentation-models-pytorch is half of it (2 here for their 1).
         batch: treat the whole batch as one image.
         sample_weight: as in `hem_loss`, but weights act inside an image only: one weight for a whole image changes
             nothing at ``smooth=0``, and images are averaged unweighted.

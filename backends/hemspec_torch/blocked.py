@@ -79,10 +79,8 @@ def margin_terms(
     if isinstance(margin, (float, int)) and 0 <= margin < math.inf and not isinstance(margin, bool):
         margins: Any = float(margin)
     else:
-        vector, _ = constant(margin, classes, input.device, name="margin", per_class=True)
-        margins = (
-            vector.to(compute).index_select(0, labels.reshape(-1)).view(labels.shape) if vector.ndim else vector.item()
-        )
+        vector, _ = constant(margin, classes, input.device, compute, name="margin", per_class=True)
+        margins = vector.index_select(0, labels.reshape(-1)).view(labels.shape) if vector.ndim else vector.item()
     with torch.no_grad():
         rows = Rows(labels, z_y, margins)
         small = reduction != "none" and z.numel() <= SMALL and z.dtype == compute

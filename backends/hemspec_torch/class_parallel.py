@@ -94,12 +94,12 @@ def read_shard(
     check_logits(shape, dtype_name(z), axis, name="input")
     check_labels(target.shape, dtype_name(target), shape, axis, name="target", logits_name="input")
     targets = targets_for(target, classes, z.dtype, sample_weight=sample_weight, ignore_index=ignore_index)
-    margins, poison = constant(margin, known, z.device, name="margin", per_class=True)
     labels, compute = targets.labels, targets.weights.dtype
+    margins, poison = constant(margin, known, z.device, compute, name="margin", per_class=True)
     if margins.ndim:
-        poison = torch.where(torch.full_like(poison, len(margins)) == classes, poison, torch.nan)
+        poison = torch.where(torch.full((), len(margins), device=z.device) == classes, poison, torch.nan)
         labels = labels.clamp(max=len(margins) - 1)
-    alive = torch.where(targets.valid, targets.poison * poison.to(compute), 0.0)
+    alive = torch.where(targets.valid, targets.poison * poison, 0.0)
     margins = at_true_class(margins, labels, compute)
     number = torch.ones((), dtype=compute, device=z.device) * classes
     return Shard(z.movedim(axis, -1).to(compute), targets.labels - first, margins, number, group), targets, alive

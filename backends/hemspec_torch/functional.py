@@ -16,7 +16,18 @@ from torch import Tensor
 
 from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
 from hemspec.loss_function import loss_function
-from hemspec_torch.positions import Positions, add_up, at_true_class, constant, divide, read_positions
+from hemspec_torch.positions import (
+    Positions,
+    add_up,
+    at_true_class,
+    constant,
+    divide,
+    given,
+    is_number,
+    place,
+    poison_of,
+    read_positions,
+)
 from hemspec_torch.replicas import check_group, check_process_group, over_replicas, summed
 from hemspec_torch.selection import fast_terms
 
@@ -53,14 +64,14 @@ class Differences(NamedTuple):
 
 def margin_differences(positions: Positions, margin: Any) -> Differences:
     """The differences, with their gradient, and the errors; NaN throughout a row that holds a NaN."""
-    margins, poison = constant(margin, *positions.classes_and_device(), name="margin", per_class=True)
+    margins, poison = constant(margin, *positions.classes_and_kind(), name="margin", per_class=True)
     z, true_class = positions.logits, positions.true_class()
     z_y = z.gather(-1, positions.labels.unsqueeze(-1))
     c = torch.where(torch.isinf(z_y), 0.0, z_y).detach()
     rivals, true = (z - c) + at_true_class(margins, positions.labels, z.dtype).unsqueeze(-1), c - z_y
     with torch.no_grad():
         row_is_nan = (torch.isnan(rivals + true) & ~true_class).any(-1)
-        factor = torch.where(row_is_nan, torch.nan, positions.poison * poison.to(z.dtype)).unsqueeze(-1)
+        factor = torch.where(row_is_nan, torch.nan, positions.poison * poison).unsqueeze(-1)
     rivals, true = rivals * factor, true * factor
     with torch.no_grad():
         errors = torch.where(true_class, 0.0, (rivals + true).clamp(min=0.0))
@@ -212,7 +223,7 @@ def spoil(z: Tensor, spoilt: Tensor, *poisons: Tensor) -> Tensor:
     with torch.no_grad():
         factor = torch.where(spoilt, torch.nan, torch.ones_like(spoilt, dtype=z.dtype))
         for poison in poisons:
-            factor = factor * poison.to(z.dtype)
+            factor = factor * poison
     return z * factor.unsqueeze(-1)
 
 
@@ -304,10 +315,10 @@ def focal_loss(
     check_reduction(reduction, REDUCTIONS)
     check_process_group(process_group, reduction)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    g, poison = constant(gamma, *positions.classes_and_device(), name="gamma")
+    g, poison = constant(gamma, *positions.classes_and_kind(), name="gamma")
     poisons = [poison]
     if alpha is not None:
-        a, poison = constant(alpha, *positions.classes_and_device(), name="alpha", per_class=True, scalar=False)
+        a, poison = constant(alpha, *positions.classes_and_kind(), name="alpha", per_class=True, scalar=False)
         poisons.append(poison)
     z = softmax_logits(positions, *poisons)
     minus_log_p = cross_entropy(z, positions.labels)
@@ -322,7 +333,7 @@ def focal_loss(
     inner = torch.where(certain.unsqueeze(-1), 0.0, z)
     rivals = torch.where(true_class, -torch.inf, inner)
     log_q = torch.logsumexp(rivals, -1) - torch.logsumexp(inner, -1)
-    q_to_g = torch.exp(g.to(z.dtype) * log_q)
+    q_to_g = torch.exp(g * log_q)
     values = torch.where(certain, minus_log_p, q_to_g * torch.where(certain, 0.0, minus_log_p))
     if alpha is not None:
         factor = at_true_class(a, positions.labels, values.dtype)
@@ -364,7 +375,7 @@ def logit_norm_loss(
     check_reduction(reduction, REDUCTIONS)
     check_process_group(process_group, reduction)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    t, poison = constant(temperature, *positions.classes_and_device(), name="temperature", positive=True)
+    t, poison = constant(temperature, *positions.classes_and_kind(), name="temperature", positive=True)
     z = spoil(positions.logits, ~torch.isfinite(positions.logits).all(-1), positions.poison, poison)
     with torch.no_grad():  # any scale gives the same quotient, so it is a constant
         largest = z.abs().amax(-1, keepdim=True)
@@ -373,7 +384,7 @@ def logit_norm_loss(
     unit = z / scale
     squares = unit.square().sum(-1, keepdim=True)
     length = torch.where(is_zero, 0.0, torch.where(is_zero, 1.0, squares).sqrt())
-    values = cross_entropy(unit / ((length + 1e-7 / scale) * t.to(z.dtype)), positions.labels)
+    values = cross_entropy(unit / ((length + 1e-7 / scale) * t), positions.labels)
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
@@ -414,12 +425,14 @@ def logit_adjusted_loss(
     check_reduction(reduction, REDUCTIONS)
     check_process_group(process_group, reduction)
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    t, poison_t = constant(temperature, *positions.classes_and_device(), name="temperature", positive=True)
-    counts, poison_c = constant(
-        class_counts, *positions.classes_and_device(), name="class_counts", per_class=True, scalar=False, counts=True
-    )
-    shift = t * (counts.log() - counts.sum().log())
-    z = softmax_logits(positions, poison_t, poison_c) + shift.to(positions.logits.dtype)
+    t, poison_t = constant(temperature, *positions.classes_and_kind(), name="temperature", positive=True)
+    classes, device, dtype = positions.classes_and_kind()
+    counts, good = given(class_counts, classes, dtype, name="class_counts", scalar=False, counts=True)
+    shift = (counts / counts.sum()).log()
+    if is_number(temperature):  # in the digits that the host has
+        shift, t = temperature * shift, torch.ones_like(t)
+    shift = t * place(shift, device, dtype)
+    z = softmax_logits(positions, poison_t, poison_of(good, device, dtype)) + shift
     values = cross_entropy(z, positions.labels)
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
@@ -439,11 +452,13 @@ def dice_loss(
     """Soft Dice loss over the classes present in each image, softmax inside.
 
     The maths is in `hemspec.reference.dice`. Libraries disagree on absent classes, smoothing and axes: compare values
-    before swapping one for another.
+    before swapping one for another. segmentation-models-pytorch counts an absent class as 0 in a mean over all C, MONAI
+    keeps the loss it has by itself; the macro form of kornia 0.9 has our values.
 
     Args:
         input, target, ignore_index: as in `hem_loss`; the first axis of the target counts images.
-        smooth: a number >= 0, added to numerator and denominator.
+        smooth: a number >= 0, added once to numerator and denominator; that of optax and of
+            segmentation-models-pytorch is half of it (2 here for their 1).
         batch: treat the whole batch as one image, over all of `process_group` too.
         sample_weight: as in `hem_loss`, but weights act inside an image only: one weight for a whole image changes
             nothing at ``smooth=0``, and images are averaged unweighted.
@@ -465,8 +480,7 @@ def dice_loss(
     check_process_group(process_group, reduction)
     check_flag(batch, name="batch")
     positions = read_positions(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
-    s, poison = constant(smooth, *positions.classes_and_device(), name="smooth")
-    s = s.to(positions.logits.dtype)
+    s, poison = constant(smooth, *positions.classes_and_kind(), name="smooth")
     shape = target.shape[:0] if batch else target.shape[:1]
 
     def per_image(rows: Tensor) -> Tensor:

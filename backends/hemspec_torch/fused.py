@@ -28,7 +28,7 @@ from hemspec.arguments import (
 )
 from hemspec_torch import kernels
 from hemspec_torch.blocked import COMPUTE, INDICES, SMALLEST, is_plain
-from hemspec_torch.positions import constant, dtype_name
+from hemspec_torch.positions import check_is_constant, constant, dtype_name
 
 RESIDENT = 1 << 16
 """Bytes, in the compute dtype, of the largest tile that stays in registers. Two such tiles fit a multiprocessor of an
@@ -232,7 +232,7 @@ class Call(NamedTuple):
 
     labels: Tensor
     weights: Tensor | None
-    margin: float | Tensor  # a tensor: float64, one number or one for each class
+    margin: float | Tensor  # a tensor: compute dtype, one number or one for each class
     ignore_index: int | None
     reduction: str
     hem: bool
@@ -273,11 +273,12 @@ def margin_terms(
     weights = None
     if sample_weight is not None:
         check_weight(sample_weight.shape, dtype_name(sample_weight), target.shape)
+        check_is_constant(sample_weight, "sample_weight")
         weights = sample_weight.detach().reshape(sample_weight.shape + (1,) * (target.ndim - sample_weight.ndim))
         weights = weights.expand(target.shape).reshape(-1)
         weights = weights.view(torch.uint8) if weights.dtype == torch.bool else weights
     if not (isinstance(margin, (float, int)) and 0 <= margin < math.inf and not isinstance(margin, bool)):
-        margin = margin_tensor(margin, shape[min(1, len(shape) - 1)], device)
+        margin = margin_tensor(margin, shape[min(1, len(shape) - 1)], device, COMPUTE[input.dtype])
     elif input.dtype == torch.float64:  # a kernel's numbers are float32
         margin = torch.full((), float(margin), dtype=torch.float64, device=device)
     z = input
@@ -292,13 +293,14 @@ def margin_terms(
     return (numerator.reshape(target.shape) if reduction == "none" else numerator), denominator
 
 
-def margin_tensor(margin: Any, classes: int, device: torch.device) -> Tensor:
-    """In float64 on the device. Values that are there already are looked at by the kernel."""
+def margin_tensor(margin: Any, classes: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """In the compute dtype on the device. Values that are there already are looked at by the kernel."""
     if not (isinstance(margin, Tensor) and margin.device == device):
-        return constant(margin, classes, device, name="margin", per_class=True)[0]
+        return constant(margin, classes, device, dtype, name="margin", per_class=True)[0]
     check_constant_dtype(dtype_name(margin), "margin")
+    check_is_constant(margin, "margin")
     check_per_class(margin.shape, classes, name="margin", scalar=True)
-    return margin.detach().to(torch.float64)
+    return margin.detach().to(dtype)
 
 
 def measure(z: Tensor, call: Call) -> Measured:

@@ -231,8 +231,8 @@ def forward(
         weight = tl.where((weight >= 0) & (weight < float("inf")), weight, float("nan"))
     if READ_MARGIN:
         m = tl.load(margins + y * stride_margin).to(COMPUTE)
-        low = tl.full([POSITIONS], tl.load(margin_low), tl.float64)
-        high = tl.full([POSITIONS], tl.load(margin_high), tl.float64)
+        low = tl.full([POSITIONS], tl.load(margin_low), COMPUTE)
+        high = tl.full([POSITIONS], tl.load(margin_high), COMPUTE)
         good = good & (low >= 0) & (high < float("inf"))
     else:
         m = tl.full([POSITIONS], margin, COMPUTE)

@@ -129,13 +129,12 @@ def linear_hem_loss(
             return value.reshape(target.shape) if reduction == "none" else value, None
         return hem_loss.terms(logits, flat, reduction=reduction, **given)
 
-    margins, poison = constant(margin, classes, x.device, name="margin", per_class=True)
+    margins, poison = constant(margin, classes, x.device, targets.weights.dtype, name="margin", per_class=True)
     labels, valid, factor = targets.labels.reshape(-1), targets.valid.reshape(-1), targets.poison.reshape(-1)
-    margins = margins.to(factor.dtype)
     margins = margins.index_select(0, labels) if margins.ndim else margins.expand(labels.shape)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
     values: Tensor = LinearHEM.apply(  # type: ignore[no-untyped-call]
-        x, weight, bias, labels, margins, factor * poison.to(factor.dtype), valid, chunk_rows, keep
+        x, weight, bias, labels, margins, factor * poison, valid, chunk_rows, keep
     )
     terms = add_up(values.reshape(target.shape), targets.weights, targets.valid, reduction)
     return over_replicas(terms, process_group)
@@ -144,7 +143,7 @@ def linear_hem_loss(
 def cast_as_linear(*factors: Tensor | None) -> list[Any]:
     """Under autocast, in the dtype in which `F.linear` would multiply."""
     kind = next(t.device.type for t in factors if t is not None)
-    if not torch.is_autocast_enabled(kind):
+    if kind == "meta" or not torch.is_autocast_enabled(kind):  # which is an error to ask of meta
         return list(factors)
     dtype = torch.get_autocast_dtype(kind)
     narrow = [t is not None and t.is_floating_point() and t.dtype != torch.float64 for t in factors]

@@ -1,8 +1,10 @@
 """The losses of hemspec as PyTorch modules: they hold the hyper-parameters and call the functions.
 
-Hyper-parameters are checked when the module is made. Vectors become float64 buffers that follow ``.to(device)`` and are
-not rounded by ``.half()``. A process group is a connection, no data: deep copies share it, a state_dict does without,
-and pickle refuses it with a TypeError of PyTorch's own (set the module's ``process_group`` to None before).
+Hyper-parameters are checked when the module is made. They are configuration, not state: a ``state_dict`` is empty,
+and what the constructor said holds whatever is loaded, moved, cast or averaged. A vector over classes is a float64
+tensor on the CPU, neither parameter nor buffer; assign another to change it. A process group is a connection, no data:
+deep copies share it, and pickle refuses it with a TypeError of PyTorch's own (set the module's ``process_group`` to
+None before).
 """
 
 from __future__ import annotations
@@ -13,11 +15,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from hemspec.arguments import (
     MARGIN_REDUCTIONS,
     REDUCTIONS,
     check_chunk_rows,
+    check_constant_dtype,
     check_flag,
     check_ignore_index,
     check_per_class,
@@ -28,7 +32,9 @@ from hemspec.arguments import (
 from hemspec.keywords import with_foreign_keywords
 from hemspec.loss_function import LossFunction
 from hemspec_torch import functional, linear
+from hemspec_torch.blocked import is_plain
 from hemspec_torch.diagnostics import hem_diagnostics
+from hemspec_torch.positions import check_is_constant, dtype_name, place
 from hemspec_torch.replicas import check_group, check_process_group
 
 if TYPE_CHECKING:
@@ -44,6 +50,9 @@ __all__ = [
     "LogitNormLoss",
     "MultiMarginLoss",
 ]
+
+
+STATE_ELSEWHERE = ("margin", "alpha", "class_counts", "weight")
 
 
 class _Loss(nn.Module):
@@ -68,39 +77,68 @@ class _Loss(nn.Module):
         self.ignore_index = check_ignore_index(ignore_index)
         self.reduction = reduction
         self.process_group = process_group
+        self._copies: dict[str, tuple[int, Tensor]] = {}
 
     def _hold(self, name: str, value: Any, *, scalar: bool = True, counts: bool = False) -> None:
-        """Keep a margin or another constant: a number as it is, a vector over classes as a buffer of its own."""
-        if isinstance(value, Tensor):
-            value = value.detach().double().cpu().numpy()
-        array = read_constant(value, name=name, counts=counts)
+        """Keep a margin or another constant: a number as it is, a vector over classes as a tensor of its own."""
+        array = read_constant(on_host(value, name), name=name, counts=counts)
         check_per_class(array.shape, None, name=name, scalar=scalar)
-        if array.ndim == 0:
-            setattr(self, name, float(array))
-        else:
-            self.register_buffer(name, torch.tensor(array, dtype=torch.float64, device="cpu"))
+        # With real numbers also where a mode makes fake tensors, and with a version also where there is no autograd.
+        with _disable_current_modes(), torch.inference_mode(False):
+            setattr(self, name, torch.from_numpy(array) if array.ndim else float(array))
+
+    def _near(self, name: str, input: object) -> Any:
+        """A hyper-parameter; a vector where the logits are and in the compute dtype, copied there once."""
+        value = getattr(self, name)
+        if not (isinstance(value, Tensor) and isinstance(input, Tensor)) or input.device.type == "cpu":
+            return value
+        dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
+        version, copied = self._copies.get(name, (0, value))
+        fits = copied.device == input.device and copied.dtype == dtype
+        if torch.compiler.is_compiling():  # what is made here is no tensor to keep
+            return copied if fits else value
+        # A mode may want no real tensors, and an inference tensor, which the constructor does not make, has no version.
+        if torch._C._len_torch_dispatch_stack() or value.is_inference():
+            return value
+        if not fits or version != value._version:
+            with torch.inference_mode(False):
+                copied = place(value, input.device, dtype)
+            if is_plain(copied, copied.device.type):
+                self._copies[name] = value._version, copied
+        return copied
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in self.constants:
+            vars(self).get("_copies", {}).pop(name, None)
+        super().__setattr__(name, value)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Let `fn` move the buffers, not round them: a margin keeps its digits through ``.half()``."""
-        exact = dict(self._buffers)
+        """Where `fn` moves to there will be calls, perhaps compiled ones, which make no copies of the vectors."""
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        for name, buffer in exact.items():
-            moved = self._buffers[name]
-            if buffer is not None and moved is not None:
-                self._buffers[name] = buffer.to(moved.device)
+        vectors = [name for name in self.constants if isinstance(getattr(self, name), Tensor)]
+        for name in vectors:
+            self._near(name, fn(torch.empty(0, dtype=torch.float32, device="cpu")))
         return self
 
-    def _options(self) -> dict[str, Any]:
-        options = {name: getattr(self, name) for name in (*self.constants, "ignore_index", "reduction")}
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Vectors were state in hemspec 0.1, and a class weight is in PyTorch: such a checkpoint loads, they do not."""
+        dropped = {prefix + name for name in STATE_ELSEWHERE if name not in {**self._parameters, **self._buffers}}
+        state_dict = {key: value for key, value in state_dict.items() if key not in dropped}
+        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
+
+    def _options(self, input: object = None) -> dict[str, Any]:
+        """The arguments of the function. For logits, with vectors where they are."""
+        options: dict[str, Any] = {name: self._near(name, input) for name in self.constants}
+        options |= {"ignore_index": self.ignore_index, "reduction": self.reduction}
         return options | {name: getattr(self, name) for name in self.groups if getattr(self, name) is not None}
 
     def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """The loss of logits ``(N, C, ...)`` and integer targets ``(N, ...)``; weights ``(N, ...)`` or ``(N,)``."""
-        return type(self).function(input, target, sample_weight=sample_weight, **self._options())
+        return type(self).function(input, target, sample_weight=sample_weight, **self._options(input))
 
     def terms(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The average's numerator and denominator, which add up over micro-batches and replicas; averages do not."""
-        return type(self).function.terms(input, target, sample_weight=sample_weight, **self._options())
+        return type(self).function.terms(input, target, sample_weight=sample_weight, **self._options(input))
 
     def extra_repr(self) -> str:
         def show(name: str, value: Any) -> str:
@@ -115,8 +153,33 @@ class _Loss(nn.Module):
         memo[id(self)] = clone
         for group in (getattr(self, name) for name in self.groups):
             memo[id(group)] = group
-        vars(clone).update(copy.deepcopy(vars(self), memo))
+        vars(clone).update(copy.deepcopy(self.__getstate__(), memo))
         return clone
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_copies": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also of a pickle of hemspec 0.1, where vectors were buffers."""
+        super().__setstate__({"_copies": {}, **state})
+        for name in set(self.constants) & set(self._buffers):
+            setattr(self, name, torch.from_numpy(on_host(self._buffers.pop(name), name)))
+
+
+def on_host(value: Any, name: str) -> Any:
+    """A tensor as an array of NumPy's, in float64; all else as it is."""
+    if not isinstance(value, Tensor):
+        return value
+    check_constant_dtype(dtype_name(value), name)
+    with torch.enable_grad():  # who hands in a parameter means to train it, wherever the module is made
+        check_is_constant(value, name)
+    try:
+        return value.cpu().double().numpy()
+    except (NotImplementedError, RuntimeError) as error:
+        raise ValueError(
+            f"{name} must have values; got a tensor that has none, on {value.device} (made under torch.device('meta'),"
+            " as from_pretrained does? give a list or a NumPy array)"
+        ) from error
 
 
 class HEMLoss(_Loss):
@@ -173,7 +236,8 @@ class HEMLoss(_Loss):
             input: logits, also of a loss that is otherwise given something else.
             target, sample_weight: as in ``forward``.
         """
-        options = {name: value for name, value in self._options().items() if name not in ("reduction", "chunk_rows")}
+        options = self._options(input)
+        options = {name: value for name, value in options.items() if name not in ("reduction", "chunk_rows")}
         return hem_diagnostics(input, target, sample_weight=sample_weight, **options)
 
 
@@ -220,7 +284,7 @@ class LinearHEMLoss(HEMLoss):
         sample_weight: Tensor | None = None,
     ) -> Tensor:
         """The loss of features ``(..., D)``, a head ``(C, D)`` and ``(C,)``, and integer targets ``(...)``."""
-        arguments = {"linear_bias": linear_bias, "sample_weight": sample_weight, **self._options()}
+        arguments = {"linear_bias": linear_bias, "sample_weight": sample_weight, **self._options(input)}
         return type(self).function(input, linear_weight, target, **arguments)
 
     def terms(  # type: ignore[override]
@@ -232,7 +296,7 @@ class LinearHEMLoss(HEMLoss):
         sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The average's numerator and denominator, which add up over micro-batches and replicas; averages do not."""
-        arguments = {"linear_bias": linear_bias, "sample_weight": sample_weight, **self._options()}
+        arguments = {"linear_bias": linear_bias, "sample_weight": sample_weight, **self._options(input)}
         return type(self).function.terms(input, linear_weight, target, **arguments)
 
 
@@ -301,10 +365,9 @@ class FocalLoss(_Loss):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
-        self.gamma = read_number(gamma, name="gamma")
+        self.gamma = read_number(on_host(gamma, "gamma"), name="gamma")
         self.alpha: Any = None
         if alpha is not None:
-            del self.alpha
             self._hold("alpha", alpha, scalar=False)
 
 
@@ -328,7 +391,7 @@ class LogitNormLoss(_Loss):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
-        self.temperature = read_number(temperature, name="temperature", positive=True)
+        self.temperature = read_number(on_host(temperature, "temperature"), name="temperature", positive=True)
 
 
 class LogitAdjustedLoss(_Loss):
@@ -354,7 +417,7 @@ class LogitAdjustedLoss(_Loss):
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
         self._hold("class_counts", class_counts, scalar=False, counts=True)
-        self.temperature = read_number(temperature, name="temperature", positive=True)
+        self.temperature = read_number(on_host(temperature, "temperature"), name="temperature", positive=True)
 
 
 class DiceLoss(_Loss):
@@ -378,5 +441,5 @@ class DiceLoss(_Loss):
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
-        self.smooth = read_number(smooth, name="smooth")
+        self.smooth = read_number(on_host(smooth, "smooth"), name="smooth")
         self.batch = check_flag(batch, name="batch")

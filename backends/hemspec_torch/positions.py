@@ -15,6 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import _disable_current_modes
 
 from hemspec.arguments import (
     ROUNDING_OF_SHARES,
@@ -53,8 +55,9 @@ class Positions(NamedTuple):
     poison: Tensor
 
     # Methods, because Dynamo of PyTorch 2.6 knows no properties of a NamedTuple.
-    def classes_and_device(self) -> tuple[int, torch.device]:
-        return self.logits.shape[-1], self.logits.device
+    def classes_and_kind(self) -> tuple[int, torch.device, torch.dtype]:
+        """What `constant` needs: the number of classes, and where and in which dtype the logits are."""
+        return self.logits.shape[-1], self.logits.device, self.logits.dtype
 
     def true_class(self) -> Tensor:
         """One-hot labels as a mask, the shape of the logits."""
@@ -70,11 +73,17 @@ def read(tensor: Tensor) -> npt.NDArray[Any] | None:
     """The values, where they can be had without a synchronisation; None on an accelerator, traced or under vmap."""
     if tensor.device.type != "cpu" or torch.compiler.is_compiling():
         return None
-    tensor = tensor.detach()
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]
+        return None
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     try:
         return np.asarray((tensor.double() if tensor.dtype == torch.bfloat16 else tensor).numpy())
     except RuntimeError:  # functorch's and fake tensors have no storage to read
         return None
+    except AssertionError:  # a mode that wants fake tensors alone, and a real one
+        with _disable_current_modes():
+            return read(tensor)
 
 
 def read_positions(
@@ -132,7 +141,8 @@ def targets_for(
         if not isinstance(sample_weight, Tensor):
             raise TypeError(f"sample_weight must be a torch.Tensor or None; got {type(sample_weight).__name__}")
         check_weight(sample_weight.shape, dtype_name(sample_weight), target.shape)
-        weights = sample_weight.detach().to(device=target.device, dtype=compute)
+        check_is_constant(sample_weight, "sample_weight")
+        weights = place(sample_weight.detach(), target.device, compute)
         weights = weights.reshape(weights.shape + (1,) * (labels.ndim - weights.ndim)).expand(labels.shape)
         bad_weight = exists & ~(torch.isfinite(weights) & (weights >= 0))
         readable_weights = read(weights)
@@ -154,50 +164,115 @@ def targets_for(
     )
 
 
+def check_is_constant(value: Tensor, name: str) -> None:
+    """Refuse what somebody wants to differentiate in: its gradient would be missing without a word."""
+    wanted = value.requires_grad and torch.is_grad_enabled()
+    if not wanted and forward_ad._current_level >= 0:
+        wanted = forward_ad.unpack_dual(value).tangent is not None
+    if wanted:
+        advice = ""
+        if name == "sample_weight":
+            advice = "; for a weight that is learned, multiply the loss of reduction='none' with it"
+        raise ValueError(
+            f"{name} must not require a gradient: the loss is differentiated in the logits alone and takes {name} for"
+            f" a constant. Call its detach(){advice}"
+        )
+
+
+def place(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """There, in that dtype. The cast happens on the host, because the other device may lack the dtype there was."""
+    if tensor.device == device:
+        return tensor.to(dtype)
+    return tensor.to(dtype).to(device) if tensor.device.type == "cpu" else tensor.to(device).to(dtype)
+
+
 def constant(
     value: Any,
     classes: int | None,
     device: torch.device,
+    dtype: torch.dtype,
     *,
     name: str,
     scalar: bool = True,
     per_class: bool = False,
     positive: bool = False,
-    counts: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """A hyper-parameter as a tensor without gradient, in float64, and its poison: 1, or NaN if a value is bad.
+    """A hyper-parameter as a tensor without gradient, in the compute dtype; its poison: 1, or NaN if a value is bad.
 
-    One number (if `scalar`) or a vector with one entry for each class (if `per_class`), which may be `counts`.
+    One number (if `scalar`) or a vector with one entry for each class (if `per_class`).
     """
-    positive = positive or counts
-    one = torch.ones((), dtype=torch.float64, device=device)
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        # Compared rather than read: a compiler may hold a symbol here. NaN fails both comparisons. A symbol passes for
-        # finite even where it stands for inf, so the number is looked at once more below, as a tensor.
-        if not (value > 0 if positive else value >= 0) or not value < float("inf"):
-            got = "" if torch.compiler.is_compiling() else f"; got {value!r}"  # a symbol cannot be shown
-            raise ValueError(f"{name} must be finite and {'> 0' if positive else '>= 0'}{got}")
-        value = one * value
-    elif not isinstance(value, Tensor):
-        # While compiling, NumPy arrays are traced as tensors.
-        if torch.compiler.is_compiling():
-            array = by_class(value, name=name)
-        else:
-            array = read_constant(value, name=name, positive=positive, counts=counts)
-        value = torch.as_tensor(array)
-    check_constant_dtype(dtype_name(value), name)
-    if per_class:
-        check_per_class(value.shape, classes, name=name, scalar=scalar)
-    else:
-        check_number(value.shape, name=name)
-    readable = read(value)
-    if readable is not None:
-        read_constant(readable, name=name, positive=positive, counts=counts)
-    value = value.detach().to(device=device, dtype=torch.float64)
-    good = torch.isfinite(value) & (value > 0 if positive else value >= 0)
-    if counts and readable is None:
+    if not is_number(value):
+        value, good = given(value, classes, dtype, name=name, scalar=scalar, per_class=per_class, positive=positive)
+        return place(value, device, dtype), poison_of(good, device, dtype)
+    # Compared rather than read: a compiler may hold a symbol here. NaN fails both comparisons. A symbol passes for
+    # finite even where it stands for inf, so then the number is looked at once more, as a tensor.
+    if not (value > 0 if positive else value >= 0) or not value < float("inf"):
+        got = "" if torch.compiler.is_compiling() else f"; got {value!r}"  # a symbol cannot be shown
+        raise ValueError(f"{name} must be finite and {'> 0' if positive else '>= 0'}{got}")
+    check_shape((), classes, name=name, scalar=scalar, per_class=per_class)
+    one = torch.ones((), dtype=dtype, device=device)
+    value = one * value
+    return value, poison_of(are_good(value, positive), device, dtype) if torch.compiler.is_compiling() else one
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def given(
+    value: Any,
+    classes: int | None,
+    dtype: torch.dtype,
+    *,
+    name: str,
+    scalar: bool = True,
+    per_class: bool = True,
+    positive: bool = False,
+    counts: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """A hyper-parameter where its numbers are: on the host in float64, on another device in the compute dtype.
+
+    With it comes which of them are good, or None: all, since they could be read.
+    """
+    numbers = None if isinstance(value, Tensor) or torch.compiler.is_compiling() else value
+    if not isinstance(value, Tensor) and numbers is None:
+        # While compiling, NumPy arrays are traced as tensors. The host is named because another default may be set.
+        value = by_class(value, name=name)
+        value = torch.as_tensor(value, dtype=torch.float64 if isinstance(value, (list, tuple)) else None, device="cpu")
+    if isinstance(value, Tensor):
+        check_constant_dtype(dtype_name(value), name)
+        check_is_constant(value, name)
+        check_shape(value.shape, classes, name=name, scalar=scalar, per_class=per_class)
+        numbers = read(value)
+    if numbers is not None:
+        # Made of the numbers, not cast: a module's vector is a plain tensor, also where a mode wants fake ones.
+        numbers = read_constant(numbers, name=name, positive=positive, counts=counts)
+        check_shape(numbers.shape, classes, name=name, scalar=scalar, per_class=per_class)
+        return torch.from_numpy(numbers), None
+    value = value.detach().to(torch.float64 if value.device.type == "cpu" else dtype)
+    good = are_good(value, positive or counts)
+    if counts:
         good = good & are_counts(value, value.round(), ROUNDING_OF_SHARES * value.sum())
-    return value, torch.where(good.all(), one, torch.nan)
+    return value, good
+
+
+def check_shape(
+    shape: torch.Size | tuple[()], classes: int | None, *, name: str, scalar: bool, per_class: bool
+) -> None:
+    if per_class:
+        check_per_class(shape, classes, name=name, scalar=scalar)
+    else:
+        check_number(shape, name=name)
+
+
+def are_good(numbers: Tensor, positive: bool) -> Tensor:
+    return torch.isfinite(numbers) & (numbers > 0 if positive else numbers >= 0)
+
+
+def poison_of(good: Tensor | None, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """1, or NaN if a number is not good; see `given`."""
+    one = torch.ones((), dtype=dtype, device=device)
+    return one if good is None else torch.where(good.all().to(device), one, torch.nan)
 
 
 def at_true_class(vector: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:

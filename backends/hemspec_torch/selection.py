@@ -63,8 +63,8 @@ def is_exporting() -> bool:
 
 
 def gpu_of(tensor: Tensor) -> int | None:
-    """The number of the CUDA device that holds it."""
-    return tensor.get_device() if tensor.is_cuda else None
+    """The number of the CUDA device that holds it; a fake tensor's may not be there."""
+    return tensor.get_device() if tensor.is_cuda and type(tensor) in (Tensor, torch.nn.Parameter) else None
 
 
 broken: set[int] = set()

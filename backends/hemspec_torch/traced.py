@@ -37,8 +37,8 @@ def margin_terms(
     """Numerator and denominator of HEM (or of multi-class margin)."""
     targets = read_targets(input, target, sample_weight=sample_weight, ignore_index=ignore_index)
     z = input.movedim(min(1, input.ndim - 1), -1).to(targets.weights.dtype)
-    margins, poison = constant(margin, z.shape[-1], z.device, name="margin", per_class=True)
-    alive = torch.where(targets.valid, targets.poison * poison.to(z.dtype), 0.0)
+    margins, poison = constant(margin, z.shape[-1], z.device, z.dtype, name="margin", per_class=True)
+    alive = torch.where(targets.valid, targets.poison * poison, 0.0)
     values = kept_mean(z, target.to(torch.int64), at_true_class(margins, targets.labels, z.dtype), alive, hem)
     return add_up(values, targets.weights, targets.valid, reduction)
 

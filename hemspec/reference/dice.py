@@ -8,6 +8,8 @@ Over its valid positions, with p = softmax(z), weights w and labels y::
 
 A class that is absent from the image is left out of the mean, so no epsilon is needed: a class that is present has
 T_c > 0. Libraries disagree on absent classes, on smoothing and on axes: compare values before swapping one for another.
+segmentation-models-pytorch counts an absent class as 0 in a mean over all C, MONAI keeps the loss it has by itself; the
+macro form of kornia 0.9 has our values. The s of optax and of segmentation-models-pytorch is half of ours.
 
 Gradient, for a position of the image and each class c::
 
@@ -44,7 +46,8 @@ def dice_loss(
     Args:
         logits: floating point, any shape with a class axis of size C >= 2.
         labels: integers in [0, C), the shape of the logits without the class axis; the first axis counts images.
-        smooth: a number >= 0, added to numerator and denominator.
+        smooth: a number >= 0, added once to numerator and denominator; that of optax and of
+            segmentation-models-pytorch is half of it (2 here for their 1).
         batch: treat the whole batch as one image.
         axis, ignore_index: as in `hem_loss`.
         sample_weight: as in `hem_loss`, but weights act inside an image only: one weight for a whole image changes

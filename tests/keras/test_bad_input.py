@@ -14,7 +14,15 @@ import keras
 from keras import ops
 
 import hemspec_keras.framework
-from hemspec.keras import CrossEntropyLoss, DiceLoss, FocalLoss, HEMLoss, LogitAdjustedLoss, LogitNormLoss
+from hemspec.keras import (
+    ActiveFraction,
+    CrossEntropyLoss,
+    DiceLoss,
+    FocalLoss,
+    HEMLoss,
+    LogitAdjustedLoss,
+    LogitNormLoss,
+)
 
 Z = np.array([[0.0, 2.0, 1.0, 0.5], [1.0, 1.5, 0.0, -3.0]], np.float32)
 Y = np.array([0, 0])
@@ -43,6 +51,16 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "one class": (lambda: HEMLoss()(Y, Z[:, :1]), ValueError, "y_pred must have at least 2 classes.*two logits"),
     "y_pred (N,)": (lambda: HEMLoss()(Y, Z[0, :2]), ValueError, "y_true must lie in|y_true must hold"),
     "fractions": (lambda: HEMLoss()([0.5, 0.0], Z), ValueError, "y_true must hold integer.*got 0.5 at index 0"),
+    "rounded": (
+        lambda: HEMLoss()(np.float32([0, 2**24 + 1]), Z),
+        ValueError,
+        "got 16777216.0 at index 1: float32 has n",
+    ),
+    "rounded to a class": (
+        lambda: HEMLoss()(ops.convert_to_tensor([257.0], "bfloat16"), np.zeros((1, 300), np.float32)),
+        ValueError,
+        "got 256.0 at index 0: bfloat16 has not every integer.*give an integer dtype",
+    ),
     "NaN label": (lambda: HEMLoss()([0.0, NAN], Z), ValueError, "y_true must hold integer.*got nan at index 1"),
     "infinite label": (lambda: HEMLoss()([0.0, np.inf], Z), ValueError, "y_true must hold integer.*got inf at index 1"),
     "soft labels": (lambda: HEMLoss()(SOFT, Z), ValueError, r"soft labels are not supported.*\[0.9, 0.1, 0.0, 0.0\]"),
@@ -58,6 +76,16 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "negative": (lambda: HEMLoss()([-100, 0], Z), ValueError, "y_true.*got -100 at index 0"),
     "one weight": (lambda: HEMLoss()(Y, Z, 0.5), ValueError, r"sample_weight.*\(2,\); got \(\)"),
     "negative weight": (lambda: HEMLoss()(Y, Z, [1.0, -1.0]), ValueError, "sample_weight.*-1.0 at index 1"),
+    "weights over (N, H)": (
+        lambda: HEMLoss()(Y[None, None], Z[None, None], np.ones((1, 2, 1))),
+        ValueError,
+        r"sample_weight.*\(1, 1, 2\) or \(1,\); got \(1, 2, 1\)",
+    ),
+    "weights over (1, T)": (
+        lambda: HEMLoss()([[0, 0], [0, 0]], np.stack([Z, Z]), np.ones((1, 2))),
+        ValueError,
+        r"sample_weight.*\(2, 2\) or \(2,\); got \(1, 2\)",
+    ),
     "weights' shape": (lambda: HEMLoss()(Y, Z, [1.0]), ValueError, r"sample_weight.*got \(1,\)"),
     "margins' length": (lambda: HEMLoss(margin=[1.0, 2.0])(Y, Z), ValueError, r"margin.*\(4,\).*got shape \(2,\)"),
     "terms": (lambda: HEMLoss(reduction="sum").terms(Y, Z), ValueError, r"terms\(...\).*got 'sum'"),
@@ -74,6 +102,68 @@ def test_readable(case: str) -> None:
 @pytest.mark.parametrize("y_true", [[0.5, 0.0], [99, 0], SOFT], ids=["fraction", "too large", "soft"])
 def test_labels_of_weight_zero_are_not_looked_at(y_true: Any) -> None:
     assert float(HEMLoss()(y_true, Z, [0.0, 1.0])) == 1.5
+
+
+def without_a_place_for_each_label(backend: str) -> list[tuple[Any, str]]:
+    """Labels [[0], [1, 2]] or a sparse one, in every form there is, with what a message has to say."""
+    scipy = pytest.importorskip("scipy.sparse", reason="SciPy is not installed")
+    lists = [[0], [1, 2]]
+    forms: list[tuple[Any, str]] = [
+        (lists, "a tensor or an array.*pad the rows to one length"),
+        (np.array(lists, dtype=object), "ndarray of objects.*pad the rows to one length"),
+        (scipy.csr_matrix(np.eye(2)), r"sparse one \(csr_matrix\).*todense"),
+    ]
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return [
+            *forms,
+            (tf.ragged.constant(lists), r"RaggedTensor: pad the rows.*to_tensor\("),
+            (tf.sparse.eye(2), r"sparse one \(SparseTensor\).*tf.sparse.to_dense"),
+        ]
+    if backend == "jax":
+        import jax.experimental.sparse
+
+        return [*forms, (jax.experimental.sparse.eye(2), r"sparse one \(BCOO\).*todense")]
+    import torch
+
+    nested = torch.nested.nested_tensor([torch.tensor(row) for row in lists], layout=torch.jagged)
+    return [
+        *forms,
+        (nested, "nested tensor: pad the rows.*torch.nested.to_padded_tensor"),
+        (torch.eye(2).to_sparse(), r"sparse one \(Tensor\).*to_dense"),
+        (torch.eye(2).to_sparse_csr(), r"sparse one \(Tensor\).*to_dense"),
+    ]
+
+
+@pytest.mark.finding(16)
+@pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")
+def test_ragged_and_sparse(backend: str) -> None:
+    z, y = np.zeros((2, 2, 3), np.float32), np.zeros((2, 2), int)
+    for value, message in without_a_place_for_each_label(backend):
+        for method in (HEMLoss(), HEMLoss().call, HEMLoss().terms, ActiveFraction().update_state):
+            with pytest.raises((TypeError, ValueError), match=f"^y_true must be.*{message}"):
+                method(value, z)
+        with pytest.raises((TypeError, ValueError), match=f"^sample_weight must be.*{message}"):
+            HEMLoss()(y, z, value)
+        if ops.is_tensor(value):
+            with pytest.raises((TypeError, ValueError), match=f"^y_pred must be.*{message}"):
+                HEMLoss()(y, value)
+
+
+@pytest.mark.finding(16)
+@pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "tensorflow", reason="TensorFlow's tensors")
+def test_fit_on_ragged_labels() -> None:
+    """What the message says to do works."""
+    import tensorflow as tf
+
+    labels = tf.ragged.constant([[0], [1, 2]])
+    x = np.zeros((2, 2, 4), np.float32)
+    model = keras.Sequential([keras.Input((2, 4)), keras.layers.Dense(3)])
+    model.compile("sgd", loss=HEMLoss(ignore_class=-1))
+    with pytest.raises(TypeError, match=r"y_true must be a dense tensor; got a RaggedTensor.*ignore_class=-1"):
+        model.fit(x, labels, verbose=0)
+    assert model.evaluate(x, labels.to_tensor(default_value=-1), verbose=0) == 1.0
 
 
 def traced(loss: Any, *arguments: Any) -> Any:

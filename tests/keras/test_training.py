@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import importlib
 import json
 import os
 from typing import Any
@@ -126,6 +127,119 @@ def test_fit_weights(rng: np.random.Generator) -> None:
     models[2].fit(x, y, class_weight=class_weight, verbose=0, batch_size=8)
     for model in models[1:]:
         np.testing.assert_allclose(model.get_weights()[0], models[0].get_weights()[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.finding(13)
+def test_fit_with_one_weight_for_each_sequence(rng: np.random.Generator) -> None:
+    x, y, w = rng.normal(size=(4, 5, 4)).astype(np.float32), rng.integers(0, 3, (4, 5)), rng.uniform(1, 2, (4, 1))
+    model = sequences(HEMLoss())
+    expected = hemspec.hem_loss(model.predict_on_batch(x), y, sample_weight=np.repeat(w, 5, 1))
+    np.testing.assert_allclose(model.evaluate(x, y, sample_weight=w, verbose=0), expected, rtol=1e-5)
+    history = model.fit(x, y, sample_weight=w, verbose=0)
+    np.testing.assert_allclose(history.history["loss"], [expected], rtol=1e-5)
+
+
+def sequences(loss: Any, **options: Any) -> Any:
+    """A linear model of five steps."""
+    model = keras.Sequential([keras.Input((5, 4)), keras.layers.Dense(3)])
+    model.compile("sgd", loss=loss, **options)
+    return model
+
+
+@pytest.mark.finding(7)
+def test_class_weight_of_sequences_is_refused(rng: np.random.Generator, backend: str) -> None:
+    """Keras looks up the weight of the argmax over the steps, which is the class of nothing."""
+    x, y = rng.normal(size=(4, 5, 4)).astype(np.float32), rng.integers(0, 3, (4, 5))
+    weights = {0: 1.0, 1: 2.0, 2: 3.0, 3: 1.0, 4: 1.0}
+    model = sequences(HEMLoss(), weighted_metrics=HEMLoss().metrics())
+
+    def check(call: Any, *data: Any, **options: Any) -> None:
+        message = r"class_weight is for one label a sample: of y_true of shape \((4|\?), 5\).*sample_weight of shape"
+        with pytest.raises(ValueError, match=message):
+            call(*data, class_weight=weights, **options)
+
+    before = model.get_weights()[0]
+    check(model.fit, x, y)
+    check(model.train_on_batch, x, y)
+    np.testing.assert_array_equal(model.get_weights()[0], before)
+    model.fit(x, y, sample_weight=np.ones(4), verbose=0)  # weights of the caller's own are no class weights
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        def pipeline(labels: Any) -> Any:
+            return tf.data.Dataset.from_tensor_slices((x, labels)).batch(4)
+
+        model = sequences(HEMLoss(), run_eagerly=True)
+        check(model.fit, pipeline(y), shuffle=False)
+        for labels in (y[..., None], np.eye(3)[y]):  # of these Keras finds the weight of each label
+            expected = hemspec.hem_loss(model.predict_on_batch(x), y, sample_weight=np.vectorize(weights.get)(y))
+            loss = model.fit(pipeline(labels), class_weight=weights, shuffle=False, verbose=0).history["loss"]
+            np.testing.assert_allclose(loss, [expected], rtol=1e-5)
+
+
+@pytest.mark.finding(7)
+@pytest.mark.parametrize("labels", [lambda y: y[:, None], lambda y: np.eye(3)[y]], ids=["indices", "one-hot"])
+def test_class_weight_of_samples_is_taken(rng: np.random.Generator, labels: Any) -> None:
+    x, y = data(rng)
+    weights = {0: 1.0, 1: 2.0, 2: 3.0}
+    model = linear(HEMLoss())
+    expected = hemspec.hem_loss(model.predict_on_batch(x), y, sample_weight=np.vectorize(weights.get)(y))
+    loss = model.fit(x, labels(y), class_weight=weights, verbose=0).history["loss"]
+    np.testing.assert_allclose(loss, [expected], rtol=1e-5)
+
+
+@pytest.mark.finding(22)
+def test_labels_of_another_form_in_a_later_call(rng: np.random.Generator, backend: str) -> None:
+    """TensorFlow then traces one step for all forms, which knows neither; the data is not to blame."""
+    x, y = data(rng)
+    model = linear(HEMLoss())
+    model.fit(x, y, verbose=0)
+    if backend == "tensorflow":
+        with pytest.raises(ValueError, match=r"y_true must have a known number of axes;.*an earlier call.*compile"):
+            model.fit(x, y[:, None], verbose=0)
+        model.compile("sgd", loss=model.loss)
+    assert np.isfinite(model.fit(x, y[:, None], verbose=0).history["loss"]).all()
+    if backend == "tensorflow":
+        with pytest.raises(ValueError, match=r"whether it holds indices.*must be known;.*an earlier call.*compile"):
+            model.fit(x, np.eye(3, dtype=int)[y], verbose=0)
+        model.compile("sgd", loss=model.loss)
+    assert np.isfinite(model.fit(x, np.eye(3, dtype=int)[y], verbose=0).history["loss"]).all()
+
+
+def every_loss_at_once(**options: Any) -> Any:
+    """One model with an output for each loss, whose sequences are masked and weighted: one trace for all of them."""
+    losses = {name.replace(",", ""): make() for name, make in LOSSES.items()}
+    inputs = keras.Input((5, 4))
+    steps = keras.layers.Masking()(inputs)
+    model = keras.Model(inputs, {name: keras.layers.Dense(3, name=name)(steps) for name in losses})
+    model.compile("sgd", loss=losses, weighted_metrics={"hem": HEMLoss().metrics()}, **options)
+    return model
+
+
+@pytest.mark.finding(22)
+@pytest.mark.parametrize("name", ["hem_loss", "dice_loss"])
+def test_a_function_instead_of_the_class(rng: np.random.Generator, backend: str, name: str) -> None:
+    """Keras calls it as (y_true, y_pred): the message says so, and what to write."""
+    x, y = data(rng)
+    function = getattr(importlib.import_module(f"hemspec.{backend}"), name)
+    for labels in (y, y[:, None], np.eye(3)[y]):
+        with pytest.raises((TypeError, ValueError), match=r"Keras passes \(y_true, y_pred\), so give.* hemspec\.keras"):
+            linear(function).fit(x, labels, verbose=0)
+
+
+@pytest.mark.finding(21)
+def test_labels_that_count_from_one(rng: np.random.Generator, backend: str) -> None:
+    """What the documentation says to do about a loss of NaN: either names the label."""
+    x, y = data(rng)
+    model = linear(HEMLoss())
+    if backend != "torch":  # which Keras runs eagerly by default
+        assert np.isnan(model.fit(x, y + 1, verbose=0).history["loss"]).all()
+    message = r"y_true must lie in \[0, 3\) at every valid position; got 3 at index \d \(labels count from 0: if yours"
+    with pytest.raises(ValueError, match=message):
+        model.loss(y + 1, model.predict(x, verbose=0))
+    model.compile("sgd", loss=model.loss, run_eagerly=True)
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y + 1, verbose=0)
 
 
 def test_fit_with_several_outputs(rng: np.random.Generator) -> None:

@@ -148,6 +148,58 @@ def test_mask_is_weight_zero(rng: np.random.Generator, case: str, weights: str) 
     close(getattr(hemspec.keras, class_name)(**constants)(y, with_mask(z, mask), given), expected)
 
 
+SHAPES: dict[tuple[int, ...], list[tuple[int, ...]]] = {
+    (4,): [(4,), (4, 1)],
+    (4, 3): [(4,), (4, 1), (4, 1, 1), (4, 3), (4, 3, 1)],
+    (4, 4): [(4,), (4, 1), (4, 4), (4, 4, 1)],
+    (4, 2, 3): [(4,), (4, 1), (4, 1, 1), (4, 1, 1, 1), (4, 2, 3), (4, 2, 3, 1)],
+}
+"""Of labels and of the weights that go with them: one for each sample or each position, axes of size 1 at the end."""
+WEIGHTED = [(shape, weights) for shape in SHAPES for weights in SHAPES[shape]]
+
+
+def weighted(rng: np.random.Generator, shape: tuple[int, ...], weights: tuple[int, ...]) -> tuple[Any, Any, Any, Any]:
+    """Logits, labels, weights, and the weight of each position."""
+    z, y, w = rng.normal(size=(*shape, C)).astype(np.float32), rng.integers(0, C, shape), rng.uniform(1, 2, weights)
+    each = w.reshape(shape) if w.size == y.size else np.broadcast_to(w.reshape(4, *[1] * (y.ndim - 1)), shape)
+    return z, y, w, each
+
+
+@pytest.mark.finding(13)
+@pytest.mark.parametrize(("shape", "weights"), WEIGHTED)
+def test_shapes_of_weights(rng: np.random.Generator, shape: tuple[int, ...], weights: tuple[int, ...]) -> None:
+    z, y, w, each = weighted(rng, shape, weights)
+    loss = hemspec.keras.HEMLoss()
+    close(loss(np.eye(C)[y], z, w), hemspec.hem_loss(z, y, sample_weight=each))
+    mask = rng.uniform(size=shape) > 0.3
+    close(
+        loss(y[..., None], with_mask(z, mask), ops.convert_to_tensor(w, "float32")),
+        hemspec.hem_loss(z, y, sample_weight=each * mask),
+    )
+
+
+@pytest.mark.finding(13)
+@pytest.mark.parametrize("case", CASES)
+def test_one_weight_for_each_sequence(rng: np.random.Generator, case: str) -> None:
+    class_name, function_name, constants = CASES[case]
+    z, y, w, each = weighted(rng, (4, 3), (4, 1))
+    expected = getattr(hemspec, function_name)(z, y, sample_weight=each, **constants)
+    close(getattr(hemspec.keras, class_name)(**constants)(y, z, w), expected)
+
+
+@pytest.mark.finding(13)
+@pytest.mark.parametrize(
+    ("shape", "weights"), [((4,), (4,)), ((4,), (4, 1)), *(((4, 3), weights) for weights in SHAPES[4, 3][1:])]
+)
+def test_shapes_of_weights_are_those_of_keras(
+    rng: np.random.Generator, shape: tuple[int, ...], weights: tuple[int, ...]
+) -> None:
+    """Its own loss takes one weight for each sample of a sequence as (N, 1) only, and says the same of it."""
+    z, y, w, _ = weighted(rng, shape, weights)
+    theirs = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    close(hemspec.keras.CrossEntropyLoss(reduction="sum_over_batch_size")(y, z, w), float(theirs(y, z, w)))
+
+
 def test_square_batches_weigh_samples_not_steps(rng: np.random.Generator) -> None:
     """Keras lines (N,) weights up with the last axis where N = T."""
     z, y, w = rng.normal(size=(3, 3, C)).astype(np.float32), rng.integers(0, C, (3, 3)), np.array([1.0, 0.0, 2.0])
@@ -229,3 +281,43 @@ def test_keras_variables_are_tensors() -> None:
     assert loss.margin == [1.0] * 4
     y_true = keras.Variable([0], dtype="int32", trainable=False)
     close(loss(y_true, keras.Variable([[1.0, 1.5, 0.0, -3.0]]), keras.Variable([2.0])), 1.5)
+
+
+@pytest.mark.parametrize("label", [2**31, 2**32, 2**32 + 1, -(2**32)])
+def test_labels_beyond_32_bits(label: int) -> None:
+    """Are no class, on JAX neither, and are what is ignored if that is what they are."""
+    z = np.zeros((2, 3), np.float32)
+    with pytest.raises(ValueError, match=f"y_true must lie in .*got {label} at index 1"):
+        hemspec.keras.HEMLoss()(np.array([0, label]), z)
+    loss = hemspec.keras.HEMLoss(ignore_class=label, reduction="none")
+    assert ops.convert_to_numpy(loss(np.array([0, label]), z)).tolist() == [1, 0]
+    assert ops.convert_to_numpy(loss(np.array([0, 1]), z)).tolist() == [1, 1]
+
+
+def test_minus_100_alone_is_ignored() -> None:
+    loss = hemspec.keras.HEMLoss(ignore_class=-100, reduction="none")
+    y = np.array([100, -100, 0])
+    assert ops.convert_to_numpy(loss(y, np.zeros((3, 101), np.float32))).tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match="got 100 at index 0"):
+        loss(y, np.zeros((3, 3), np.float32))
+
+
+@pytest.mark.parametrize("case", ["hem", "dice"])
+def test_nothing_handed_in_is_written_to(rng: np.random.Generator, case: str) -> None:
+    class_name, _, constants = CASES[case]
+    loss = getattr(hemspec.keras, class_name)(ignore_class=2, **constants)
+    z, y, w = batch(rng)
+    mask = rng.uniform(size=y.shape) > 0.4
+    for y_true in (y, y.astype(np.float32), np.eye(C)[y], y[..., None]):
+        handed = [y_true, z, w.astype(np.float64)]
+        before = [array.copy() for array in handed]
+        loss(*handed)
+        loss(handed[0], with_mask(np.nan_to_num(z), mask), handed[2])
+        hemspec.keras.KeptErrors(ignore_class=2).update_state(*handed)
+        for array, kept in zip(handed, before, strict=True):
+            np.testing.assert_array_equal(array, kept)
+            assert array.flags.writeable
+    as_tensors = [ops.convert_to_tensor(array) for array in (y, z, w)]
+    loss(*as_tensors)
+    for tensor, array in zip(as_tensors, (y, z, w), strict=True):
+        np.testing.assert_array_equal(ops.convert_to_numpy(tensor), array)
