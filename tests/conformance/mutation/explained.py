@@ -41,9 +41,9 @@ NOT_IN_DICE = "its share is 0 anyway; but of an image that is NaN, and no vector
 LAST = "np.where(valid[..., None], last, np.zeros((), logits.dtype)).astype(np.float64)"
 
 TORCH, TORCH_POSITIONS = "hemspec_torch/functional.py", "hemspec_torch/positions.py"
+ROUNDS_TOO_LITTLE = "without rounding both sides move by the same; sums on a CPU, in pairs, round too little to show it"
 NEEDS_PROCESSES = "only several processes have a group"
 COMPILING = "what is run only while compiling is not asked here; the suite's graph mode does"
-TWICE = "the number is looked at once more as a tensor: the same error"
 
 EXPLAINED: Final[list[Explained]] = [
     *Group(HEM, "kept_errors")
@@ -52,7 +52,7 @@ EXPLAINED: Final[list[Explained]] = [
     .add(
         "errors.max(axis=1, keepdims=True)",
         "errors.min(axis=1, keepdims=True)",
-        why="without rounding both sides move by the same; NumPy's sums in float64 do not round enough to show it",
+        why=ROUNDS_TOO_LITTLE,
         gap=True,
     ),
     *Group(MM, "multi_margin_loss").add("errors > 0", "errors != 0", why=NOT_NEGATIVE),
@@ -90,5 +90,45 @@ EXPLAINED: Final[list[Explained]] = [
         "np.where(empty, 1.0, denominator)",
         *(f"np.where(empty, {n}, denominator)" for n in ("0.0", "2.0")),
         why=THROWN_AWAY,
+    ),
+    *Group(POSITIONS, "reference_loss.terms").add(
+        "check_terms_reduction(evaluation.reduction)",
+        "pass",
+        why="no adapter is asked for terms",
+        test="tests/test_reference.py",
+    ),
+    # PyTorch
+    *Group(TORCH, "margin_differences")
+    .add("torch.where(torch.isinf(z_y), 0.0, z_y)", "torch.where(torch.isinf(z_y), 1.0, z_y)", why="any number will do")
+    .add("true * factor", "true / factor", why="a factor of 1 or NaN divides as it multiplies"),
+    *Group(TORCH, "kept_errors")
+    .add("infinite & (errors == largest)", "(errors == largest)", why="the largest error is kept in any case")
+    .add("errors == largest", "errors >= largest", why="nothing is larger than the largest")
+    .add("errors.amax(-1, keepdim=True)", "errors.amin(-1, keepdim=True)", why=ROUNDS_TOO_LITTLE, gap=True),
+    *(
+        Explained(
+            TORCH,
+            loss,
+            "check_process_group(process_group, reduction)",
+            "pass",
+            NEEDS_PROCESSES,
+            "tests/torch/test_use.py",
+        )
+        for loss in ("hem_loss", "multi_margin_loss")
+    ),
+    *Group(TORCH_POSITIONS, "read")
+    .add("tensor.detach()", "tensor", why="no tensor that requires a gradient comes here")
+    .add(
+        'tensor.device.type != "cpu" or torch.compiler.is_compiling()',
+        '((tensor.device.type != "cpu"))',
+        why=COMPILING,
+        gap=True,
+    ),
+    *Group(TORCH_POSITIONS, "read_targets").add(
+        "1 if input.ndim > 1 else 0", "1 if input.ndim > 1 else -1", why="the only axis, from the front or the back"
+    ),
+    *Group(TORCH_POSITIONS, "add_up").add("values > 0", "values != 0", why=NOT_NEGATIVE),
+    *Group("hemspec_torch/traced.py", "KeptMean.forward").add(
+        "errors.amax(-1)", "errors.amin(-1)", why=ROUNDS_TOO_LITTLE, gap=True
     ),
 ]
