@@ -131,4 +131,10 @@ EXPLAINED: Final[list[Explained]] = [
     *Group("hemspec_torch/traced.py", "KeptMean.forward").add(
         "errors.amax(-1)", "errors.amin(-1)", why=ROUNDS_TOO_LITTLE, gap=True
     ),
+    *Group("hemspec_torch/traced.py", "stored").add(
+        'z.device.type == "cpu" and z.stride(-1) == 1 and z.shape[-1] >= MANY',
+        "((z.stride(-1) == 1) and (z.shape[-1] >= MANY))",
+        why="speed alone",
+    ),
+    *Group("hemspec_torch/blocked.py", "<module>").add("1 << 19", "1 >> 19", why="speed alone"),
 ]

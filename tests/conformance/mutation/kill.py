@@ -81,7 +81,7 @@ TARGETS: Final = {
         {
             "hemspec_torch/functional.py": ("plain operations", "eager", "vmap"),
             "hemspec_torch/positions.py": ("plain operations", "eager", "what compilers get", "vmap"),
-            "hemspec_torch/blocked.py": ("eager", "small blocks"),
+            "hemspec_torch/blocked.py": ("eager", "small blocks", "vmap"),
             "hemspec_torch/traced.py": ("what compilers get",),
             "hemspec/loss_function.py": ("plain operations",),
         },
