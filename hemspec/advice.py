@@ -44,9 +44,8 @@ def on_labels(shape: Shape, dtype: str, logits_shape: Shape, class_axis: int, *,
             if agree(candidate, positions):
                 if axis != class_axis:
                     steps = [*steps, on_class_axis(axis, len(logits_shape), logits_name)]
-                if floating and agree(shape, logits_shape) and logits_name != OF_A_HEAD:
-                    steps = [*steps, f"or {SWAPPED}"]
-                return f"; {', and '.join(steps)}" if steps else ""
+                swapped = [SWAPPED] if floating and logits_name != OF_A_HEAD and agree(shape, logits_shape) else []
+                return "".join(f"; {step}" for step in [", and ".join(steps), *swapped] if step)
     return ""
 
 

@@ -214,6 +214,9 @@ def test_logits_and_labels_in_the_wrong_order() -> None:
     for labels in (np.zeros(4, int), np.zeros((4, 1), int), np.zeros(4, np.float32), np.zeros((4, 1), np.float32)):
         with pytest.raises((TypeError, ValueError), match=r"are logits and labels swapped.*give compile.. a class of"):
             hemspec.hem_loss(labels, z)
+    one_hot = np.zeros((4, 3), np.float32)  # might be labels as well
+    with pytest.raises(TypeError, match=r"one-hot labels.* soft labels.* are logits and labels swapped"):
+        hemspec.hem_loss(one_hot, z)
 
 
 @pytest.mark.finding(19)
