@@ -137,4 +137,10 @@ EXPLAINED: Final[list[Explained]] = [
         why="speed alone",
     ),
     *Group("hemspec_torch/blocked.py", "<module>").add("1 << 19", "1 >> 19", why="speed alone"),
+    *Group("hemspec_torch/blocked.py", "slopes_at_kept").add(
+        "z.ndim == 2", "z.ndim <= 2", why="no logits of fewer axes come here"
+    ),
+    *Group("hemspec_torch/blocked.py", "in_blocks").add(
+        "len(numbers) <= step", "len(numbers) == step", why="splitting gives the same single block; speed alone"
+    ),
 ]
