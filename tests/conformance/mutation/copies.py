@@ -7,10 +7,11 @@ import importlib.util
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 
@@ -69,6 +70,15 @@ class TextImporter(MetaPathFinder, SourceLoader):  # type: ignore[misc]  # types
         if path not in self.texts:
             raise OSError(path)
         return self.texts[path].encode()
+
+    def source_to_code(self, data: Any, path: Any, *, _optimize: int = -1) -> CodeType:
+        return compiled(data, path)
+
+
+@cache
+def compiled(source: bytes, path: str) -> CodeType:
+    """Of a package all files but one are the same in every copy."""
+    return compile(source, path, "exec", dont_inherit=True)
 
 
 @contextmanager
