@@ -116,10 +116,10 @@ class Maker(ast.NodeVisitor):
         self.functions: list[str] = []
 
     def start(self, node: Any) -> int:
-        return self.starts[node.lineno - 1] + int(node.col_offset)
+        return int(self.starts[node.lineno - 1] + node.col_offset)
 
     def end(self, node: Any) -> int:
-        return self.starts[node.end_lineno - 1] + int(node.end_col_offset)
+        return int(self.starts[node.end_lineno - 1] + node.end_col_offset)
 
     def code(self, node: ast.AST) -> str:
         return self.source[self.start(node) : self.end(node)].decode()
@@ -210,9 +210,10 @@ class Maker(ast.NodeVisitor):
             self.replace(self.start(node), self.end(node), f"({self.code(part)})")
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
-        if isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+        value = node.operand.value if isinstance(node.operand, ast.Constant) else None
+        if isinstance(node.op, ast.USub) and isinstance(value, int | float):
             self.parents.pop()  # a number with its sign is seen as one
-            self.number(node, -node.operand.value)  # type: ignore[operator]
+            self.number(node, -value)
             self.parents.append(node)
             return
         self.keep_one(node, [node.operand])

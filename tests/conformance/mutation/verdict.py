@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from hemspec_conformance.adapter import LOSSES
 from hemspec_conformance.backend import Backend, ConformanceError
 from hemspec_conformance.laws import EXAMPLES
-from hemspec_conformance.plan import chosen_checks, law_checks, rejection_checks, vector_checks
+from hemspec_conformance.plan import Check, chosen_checks, law_checks, rejection_checks, vector_checks
 
 
 def failures(
@@ -34,7 +34,7 @@ def failures(
     """
     backend = Backend.of(adapter)
     (asked,) = [m for m in backend.modes if m.name == (mode or backend.modes[0].name)]
-    kinds = {
+    kinds: dict[str, Callable[[str], Iterable[Check]]] = {
         "answers": lambda loss: vector_checks(backend, loss, asked, full=True),
         "bad arguments": lambda loss: rejection_checks(backend, loss, asked, full=True),
         "laws": lambda loss: [
