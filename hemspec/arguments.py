@@ -292,25 +292,22 @@ def read_constant(value: Any, *, name: str, positive: bool = False, counts: bool
             f"{name} must be finite and {'> 0' if positive else '>= 0'}; got {float(numbers[where])!r}{at}"
         )
     if counts:
-        check_counts(numbers, ROUNDING_OF_SHARES * numbers.sum(), name=name)
+        check_counts(numbers, name=name)
     return numbers
 
 
-ROUNDING_OF_SHARES: Final = 2.5e-4
-"""How much of the total a class count may lack of a whole number where only its share of the total matters.
-
-Counts that were made again from shares of four digits are so far off, and their logarithms hardly notice.
-"""
+ROUNDING: Final = 1e-6
+"""How much of itself a class count may lack of a whole number: what float32 loses on the way."""
 
 
-def are_counts(counts: Any, whole: Any, rounding: Any) -> Any:
+def are_counts(counts: Any, whole: Any) -> Any:
     """Which are whole numbers >= 1 within rounding, given what they are rounded; arrays of any framework."""
-    return (abs(counts - whole) <= rounding) & (counts >= 1 - rounding)
+    return (abs(counts - whole) <= ROUNDING * counts) & (counts >= 1 - ROUNDING)
 
 
-def check_counts(counts: npt.NDArray[np.float64], rounding: Any, *, name: str) -> None:
+def check_counts(counts: npt.NDArray[np.float64], *, name: str) -> None:
     """Refuse shares: each class has at least one sample, and no half ones."""
-    bad = ~are_counts(counts, np.rint(counts), rounding)
+    bad = ~are_counts(counts, np.rint(counts))
     if bad.any():
         where, at = first(bad)
         raise ValueError(

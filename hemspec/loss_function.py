@@ -10,7 +10,8 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast
+from types import GenericAlias
+from typing import Any, Generic, ParamSpec, Protocol, TypeVar, cast, get_args, get_type_hints
 
 from hemspec.arguments import check_terms_reduction
 
@@ -35,23 +36,29 @@ class LossFunction(Protocol, Generic[P, ArrayCo]):
 
 
 def present(
-    body: Callable[..., Any], loss: Callable[..., Any], *, returns: str = "Array", **methods: Callable[..., Any]
+    body: Callable[..., Any],
+    loss: Callable[..., Any],
+    *,
+    returns: Any,
+    **methods: tuple[Callable[..., Any], Any],
 ) -> Any:
-    """Give `loss` the name, docstring and signature of its body, and the methods as attributes.
+    """Give `loss` the name, docstring and signature of its body, and the methods, each with what it returns.
 
     A plain function with attributes, rather than an object that can be called: it pickles by name, documents itself
-    and is traced by every compiler.
+    and is traced by every compiler. Its annotations are types, not text: who reads them at run time would look the
+    names up in this module, not in the body's.
     """
     functools.update_wrapper(loss, body)
     # `tf.function` takes a function among its arguments for the one it wraps: the body, which returns a pair.
     del vars(loss)["__wrapped__"]
-    signature = inspect.signature(body).replace(return_annotation=returns)
-    loss.__annotations__ = {**body.__annotations__, "return": returns}
-    vars(loss)["__signature__"] = signature
-    for name, method in methods.items():
+    for name, (method, _) in methods.items():
         method.__name__, method.__qualname__ = name, f"{body.__qualname__}.{name}"
-        vars(method)["__signature__"] = signature
         setattr(loss, name, method)
+    hints, signature = get_type_hints(body), inspect.signature(body)
+    parameters = [p.replace(annotation=hints.get(p.name, p.annotation)) for p in signature.parameters.values()]
+    for function, result in ((loss, returns), *methods.values()):
+        function.__annotations__ = {**hints, "return": result}
+        vars(function)["__signature__"] = signature.replace(parameters=parameters, return_annotation=result)
     return loss
 
 
@@ -77,7 +84,11 @@ def loss_function(
             return numerator, denominator
 
         terms.__doc__ = LossFunction.terms.__doc__
-        return cast("LossFunction[P, ArrayT]", present(body, loss, terms=terms))
+        array, _ = get_args(get_type_hints(body)["return"])
+        return cast(
+            "LossFunction[P, ArrayT]",
+            present(body, loss, returns=array, terms=(terms, GenericAlias(tuple, (array, array)))),
+        )
 
     return decorate
 
@@ -110,6 +121,11 @@ def diagnostics(
             return body(*args, **kwargs)
 
         terms.__doc__ = Diagnostics.terms.__doc__
-        return cast("Diagnostics[P, ArrayT]", present(body, quotients, returns="dict[str, Array]", terms=terms))
+        _, pair = get_args(get_type_hints(body)["return"])
+        returns = GenericAlias(dict, (str, get_args(pair)[0]))
+        return cast(
+            "Diagnostics[P, ArrayT]",
+            present(body, quotients, returns=returns, terms=(terms, GenericAlias(dict, (str, pair)))),
+        )
 
     return decorate

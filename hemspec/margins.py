@@ -12,13 +12,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from hemspec.arguments import advice_on_text, check_counts, read_constant
+from hemspec.arguments import advice_on_text, read_constant
 
 PAPER_SCALE: Final = 2000.0
 """M in the paper: 2000 training samples ask for a margin of 1."""
-
-ROUNDING: Final = 1e-6
-"""How much of itself a count may lack of a whole number: what float32 loses on the way."""
 
 
 def margin_from_num_samples(num_samples: float) -> float:
@@ -72,8 +69,7 @@ def margins_from_class_counts(class_counts: Any) -> npt.NDArray[np.float64]:
         >>> margins_from_class_counts({1: 125, 0: 500}).round(3).tolist()
         [1.414, 2.828]
     """
-    counts = read_constant(class_counts, name="class_counts", positive=True)
-    check_counts(counts, ROUNDING * counts, name="class_counts")
+    counts = read_constant(class_counts, name="class_counts", counts=True)
     if counts.ndim != 1 or counts.size < 2:
         raise ValueError(f"class_counts must have shape (C,) with C >= 2; got shape {counts.shape}")
     margins: npt.NDArray[np.float64] = np.sqrt(PAPER_SCALE / (counts.size * counts))

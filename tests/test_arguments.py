@@ -110,13 +110,11 @@ def test_counts_within_rounding() -> None:
     np.testing.assert_allclose(
         hemspec.margins_from_class_counts(again), hemspec.margins_from_class_counts(exact), rtol=1e-6
     )
-    # The prior knows shares of the total alone: what four digits lack of a whole number does not matter to it.
-    four_digits = shares.astype(np.float64).round(4) * exact.sum()
-    four_digits[2] += 1
-    value = hemspec.logit_adjusted_loss(LOGITS, Y, class_counts=four_digits)
-    assert np.isfinite(value)
-    with pytest.raises(ValueError, match="whole numbers"):
-        hemspec.margins_from_class_counts(four_digits)
+    value = hemspec.logit_adjusted_loss(LOGITS, Y, class_counts=again)
+    assert value == pytest.approx(hemspec.logit_adjusted_loss(LOGITS, Y, class_counts=exact), rel=1e-6)
+    for few in ([0.5, 1000, 2000], [5000.5, 10, 20]):  # however many there are in all
+        with pytest.raises(ValueError, match=r"at index 0 \(shares"):
+            hemspec.logit_adjusted_loss(LOGITS, Y, class_counts=few)
 
 
 @pytest.mark.finding(3)

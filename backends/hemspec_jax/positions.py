@@ -26,7 +26,6 @@ import numpy.typing as npt
 from jax import Array, lax
 
 from hemspec.arguments import (
-    ROUNDING_OF_SHARES,
     are_counts,
     check_axis,
     check_constant_dtype,
@@ -259,7 +258,7 @@ def constant_for(
     known = lax.stop_gradient(known.astype(dtype))
     good = jnp.isfinite(known) & (known > 0 if positive or counts else known >= 0)
     if counts:
-        good = good & are_counts(known, jnp.round(known), ROUNDING_OF_SHARES * jnp.sum(known))
+        good = good & are_counts(known, jnp.round(known))
     return known, jnp.where(jnp.all(good), one, jnp.nan)
 
 

@@ -21,7 +21,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from hemspec.arguments import (
-    ROUNDING_OF_SHARES,
     are_counts,
     check_constant_dtype,
     check_ignore_index,
@@ -133,7 +132,7 @@ def not_finite_or_negative(numbers: tf.Tensor, *, positive: bool = False) -> tf.
 
 def not_counts(numbers: tf.Tensor) -> tf.Tensor:
     """Which class counts are shares, or halves. Not the negation of `are_counts`: see above about NaN."""
-    is_count = are_counts(numbers, tf.round(numbers), ROUNDING_OF_SHARES * tf.reduce_sum(numbers))
+    is_count = are_counts(numbers, tf.round(numbers))
     return tf.where(is_count, False, True)
 
 

@@ -8,7 +8,7 @@ Backward exchanges nothing: the gradient in a logit follows from that logit and 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -28,10 +28,8 @@ from hemspec_torch.positions import (
     read,
     targets_for,
 )
+from hemspec_torch.replicas import ProcessGroup
 from hemspec_torch.traced import differences, is_class, slopes_at_kept
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 
 class Shard(NamedTuple):

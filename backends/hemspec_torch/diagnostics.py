@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,10 +10,7 @@ from torch import Tensor
 from hemspec.loss_function import diagnostics
 from hemspec_torch.functional import kept_errors, margin_differences
 from hemspec_torch.positions import divide, is_distributed, read_positions
-from hemspec_torch.replicas import check_group, summed
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+from hemspec_torch.replicas import ProcessGroup, check_group, summed
 
 __all__ = ["hem_diagnostics"]
 

@@ -9,7 +9,7 @@ under vmap, on an accelerator) a bad one gives a NaN loss instead of an error.
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,11 +28,8 @@ from hemspec_torch.positions import (
     poison_of,
     read_positions,
 )
-from hemspec_torch.replicas import check_group, check_process_group, over_replicas, summed
+from hemspec_torch.replicas import ProcessGroup, check_group, check_process_group, over_replicas, summed
 from hemspec_torch.selection import fast_terms
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 __all__ = [
     "cross_entropy_loss",

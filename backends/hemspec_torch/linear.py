@@ -11,7 +11,7 @@ once, and whatever comes from above (a scale, one number for each position, a se
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,11 +31,8 @@ from hemspec.loss_function import loss_function
 from hemspec_torch.blocked import BLOCK, SMALLEST
 from hemspec_torch.functional import hem_loss
 from hemspec_torch.positions import add_up, check_tensors, constant, divide, dtype_name, targets_for
-from hemspec_torch.replicas import check_process_group, over_replicas
+from hemspec_torch.replicas import ProcessGroup, check_process_group, over_replicas
 from hemspec_torch.selection import is_exporting
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
 
 __all__ = ["linear_hem_loss"]
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -35,10 +35,7 @@ from hemspec_torch import functional, linear
 from hemspec_torch.blocked import is_plain
 from hemspec_torch.diagnostics import hem_diagnostics
 from hemspec_torch.positions import check_is_constant, dtype_name, place
-from hemspec_torch.replicas import check_group, check_process_group
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+from hemspec_torch.replicas import ProcessGroup, check_group, check_process_group
 
 __all__ = [
     "CrossEntropyLoss",
@@ -124,7 +121,7 @@ class _Loss(nn.Module):
         """Vectors were state in hemspec 0.1, and a class weight is in PyTorch: such a checkpoint loads, they do not."""
         dropped = {prefix + name for name in STATE_ELSEWHERE if name not in {**self._parameters, **self._buffers}}
         state_dict = {key: value for key, value in state_dict.items() if key not in dropped}
-        super()._load_from_state_dict(state_dict, prefix, *args)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _options(self, input: object = None) -> dict[str, Any]:
         """The arguments of the function. For logits, with vectors where they are."""
@@ -161,7 +158,7 @@ class _Loss(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Also of a pickle of hemspec 0.1, where vectors were buffers."""
-        super().__setstate__({"_copies": {}, **state})
+        super().__setstate__({"_copies": {}, **state})  # type: ignore[no-untyped-call]
         for name in set(self.constants) & set(self._buffers):
             setattr(self, name, torch.from_numpy(on_host(self._buffers.pop(name), name)))
 

@@ -19,7 +19,6 @@ from torch.autograd import forward_ad
 from torch.utils._python_dispatch import _disable_current_modes
 
 from hemspec.arguments import (
-    ROUNDING_OF_SHARES,
     are_counts,
     by_class,
     check_constant_dtype,
@@ -168,7 +167,7 @@ def check_is_constant(value: Tensor, name: str) -> None:
     """Refuse what somebody wants to differentiate in: its gradient would be missing without a word."""
     wanted = value.requires_grad and torch.is_grad_enabled()
     if not wanted and forward_ad._current_level >= 0:
-        wanted = forward_ad.unpack_dual(value).tangent is not None
+        wanted = forward_ad.unpack_dual(value).tangent is not None  # type: ignore[no-untyped-call]
     if wanted:
         advice = ""
         if name == "sample_weight":
@@ -252,7 +251,7 @@ def given(
     value = value.detach().to(torch.float64 if value.device.type == "cpu" else dtype)
     good = are_good(value, positive or counts)
     if counts:
-        good = good & are_counts(value, value.round(), ROUNDING_OF_SHARES * value.sum())
+        good = good & are_counts(value, value.round())
     return value, good
 
 

@@ -15,8 +15,13 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd import Function
 
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+if TYPE_CHECKING or dist.is_available():
+    from torch.distributed import ProcessGroup as ProcessGroup
+else:
+
+    class ProcessGroup:
+        """For annotations, which are looked up at run time: this PyTorch is built without torch.distributed."""
+
 
 DenominatorT = TypeVar("DenominatorT", Tensor, Tensor | None)
 

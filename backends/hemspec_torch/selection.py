@@ -8,16 +8,14 @@ from __future__ import annotations
 import functools
 import warnings
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hemspec_torch import blocked, traced
 from hemspec_torch.positions import is_distributed
-
-if TYPE_CHECKING:
-    from torch.distributed import ProcessGroup
+from hemspec_torch.replicas import ProcessGroup
 
 INTERPRETED = False
 """For tests: tensors on the CPU go to the kernels, which Triton's interpreter runs (TRITON_INTERPRET=1)."""

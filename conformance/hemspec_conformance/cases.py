@@ -207,7 +207,10 @@ def positions(loss: str) -> Iterator[Case]:
         if isinstance(vector, np.ndarray):
             few[name] = np.ones(2100)
             few[name][[43, 2048, 2049]] = [2.0, 4.0, 0.5]
-    yield case("labels_above_2048", far, np.array([2049]), constants=few, core=loss in MARGIN_LOSSES)
+    above = "labels_above_2048"
+    if loss == "logit_adjusted_loss":  # counts are whole: the same shares, of twice as many samples
+        few["class_counts"], above = 2 * few["class_counts"], "whole_counts_above_2048"
+    yield case(above, far, np.array([2049]), constants=few, core=loss in MARGIN_LOSSES)
     bytes_ = wide[:, :200]
     labels = np.array([156, 7], np.uint8)
     yield case("labels_uint8_156_is_not_ignored", bytes_, labels)
@@ -227,9 +230,14 @@ def positions(loss: str) -> Iterator[Case]:
     yield case("labels_one_hot", z, y, label_form="one_hot", core=loss == "hem_loss")
     yield case("labels_float", z, some, label_form="float")
     yield case(
-        "labels_float_above_2048", far, np.array([2049]), constants=few, label_form="float", core=loss == "hem_loss"
+        above.replace("above", "float_above"),
+        far,
+        np.array([2049]),
+        constants=few,
+        label_form="float",
+        core=loss == "hem_loss",
     )
-    yield case("labels_one_hot_above_2048", far, np.array([2049]), constants=few, label_form="one_hot")
+    yield case(above.replace("above", "one_hot_above"), far, np.array([2049]), constants=few, label_form="one_hot")
     # Where the sizes agree an axis that should not be there can pass for another one.
     z, y = draw(seed + 11, (3, 3), 3)
     yield case("labels_column_cube", z, y, label_form="column", sample_weight=np.array([1.0, 2.0, 0.5]))

@@ -159,6 +159,9 @@ def constants_rejected() -> list[Rejection]:
             rejections.append(Rejection(f"{constant}_{value}", bad, [constant, "finite", word, "index 1"]))
         wrong = with_constant(loss, constant, np.ones(4))
         rejections.append(Rejection(f"{constant}_wrong_length", wrong, [constant, "(3,)", "(4,)"], static=True))
+    for share in (0.5, 2.5):
+        bad = with_constant("logit_adjusted_loss", "class_counts", at(np.full(3, 1000.0), 1, share))
+        rejections.append(Rejection(f"class_counts_{share}", bad, ["class_counts", "whole", ">= 1", "index 1"]))
     for loss, constant in (("focal_loss", "alpha"), ("logit_adjusted_loss", "class_counts")):
         scalar = with_constant(loss, constant, 1.0)
         words = [constant, "one entry per class", "()"]

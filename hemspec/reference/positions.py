@@ -197,4 +197,5 @@ def reference_loss(evaluate: Callable[P, Evaluation]) -> ReferenceLoss[P]:
         return evaluate(*args, **kwargs).gradient()
 
     terms.__doc__, gradient.__doc__ = LossFunction.terms.__doc__, ReferenceLoss.gradient.__doc__
-    return cast("ReferenceLoss[P]", present(evaluate, loss, terms=terms, gradient=gradient))
+    methods = {"terms": (terms, tuple[Any, Any]), "gradient": (gradient, Array)}
+    return cast("ReferenceLoss[P]", present(evaluate, loss, returns=Any, **methods))

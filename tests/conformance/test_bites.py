@@ -73,6 +73,11 @@ def test_the_frozen_vectors_are_what_the_reference_gives() -> None:
     assert vectors.frozen_version() == SPEC_VERSION
 
 
+def test_what_is_withdrawn_is_gone() -> None:
+    here = {f"{vector.call.loss}: {vector.name}" for vector in vectors.load()}
+    assert not here & set(vectors.WITHDRAWN)
+
+
 def test_every_dtype_has_vectors() -> None:
     for dtype in DTYPES:
         assert sum(dtype in vector.dtypes for vector in vectors.load()) > 300

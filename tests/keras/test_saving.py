@@ -187,7 +187,8 @@ def test_hyper_parameters_are_configuration(rng: np.random.Generator, tmp_path: 
     said = model.loss.get_config()
     model.fit(x, y, verbose=0)
     model.save_weights(tmp_path / "of.weights.h5")
-    with warnings.catch_warnings(action="ignore"):  # of an optimizer that has not begun yet
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of an optimizer that has not begun yet
         other.load_weights(tmp_path / "of.weights.h5", skip_mismatch=True)
     model.save(tmp_path / "model.keras")
     assert len(model.get_weights()) == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -321,3 +323,50 @@ def test_nothing_handed_in_is_written_to(rng: np.random.Generator, case: str) ->
     loss(*as_tensors)
     for tensor, array in zip(as_tensors, (y, z, w), strict=True):
         np.testing.assert_array_equal(ops.convert_to_numpy(tensor), array)
+
+
+@contextlib.contextmanager
+def without_float64(backend: str) -> Iterator[str | None]:
+    """Where nothing may become float64 but what is read on the CPU. Gives the device to compute on."""
+    if backend != "torch":  # JAX warns of float64 that it is asked for, which is an error in these tests
+        yield None
+        return
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Refuse(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = function(*args, **(kwargs or {}))
+            for leaf in tree_leaves(made):
+                if isinstance(leaf, torch.Tensor) and leaf.dtype == torch.float64 and leaf.device.type != "cpu":
+                    raise TypeError(f"{function} makes float64 on a device that has none")
+            return made
+
+    with Refuse(), keras.device("meta"):
+        yield "meta"
+
+
+@pytest.mark.finding(9)
+@pytest.mark.parametrize("case", [*CASES, "metrics"])
+def test_devices_without_float64(rng: np.random.Generator, backend: str, case: str) -> None:
+    """Apple's, which Keras picks on PyTorch by itself; weights and labels of NumPy are in float64 as they come."""
+    if backend == "tensorflow":
+        pytest.skip("TensorFlow says of no tensor that it may not be float64")
+    z, y, w = batch(rng)
+    mask = rng.uniform(size=y.shape) > 0.4
+    with without_float64(backend) as device:
+        if case == "metrics":
+            called = [metric.update_state for metric in hemspec.keras.HEMLoss(margin=[1.0] * C).metrics()]
+        else:
+            class_name, _, constants = CASES[case]
+            options: list[Any] = ["sum_over_batch_size", "mean", "none"]
+            losses = [getattr(hemspec.keras, class_name)(reduction=name, **constants) for name in options]
+            called = [*losses, losses[1].terms]
+        for call in called:
+            plain, marked = ops.convert_to_tensor(np.nan_to_num(z)), with_mask(np.nan_to_num(z), mask)
+            value = call(y.astype(np.uint16), plain, w.astype(np.float64))
+            value = call(np.eye(C)[y], marked, w[:, 0].astype(np.float64))
+            value = call(y.astype(np.float64), marked)
+        if device is not None and case != "metrics":
+            assert value[0].device.type == device
