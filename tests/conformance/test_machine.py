@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 from mutation import copies, kill, machine
 from mutation.explained import EXPLAINED
 
-SAMPLE = {"numpy": 50, "torch": 25}
+SAMPLE = {"numpy": 50, "torch": 10}
 """So many of each target, the first by their hashes: who changes the code cannot choose which are asked."""
 TEXTS = {target: copies.sources(*kill.TARGETS[target].packages) for target in SAMPLE}
 MUTANTS = {target: kill.mutants(target, TEXTS[target]) for target in SAMPLE}
