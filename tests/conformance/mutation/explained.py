@@ -143,4 +143,25 @@ EXPLAINED: Final[list[Explained]] = [
     *Group("hemspec_torch/blocked.py", "in_blocks").add(
         "len(numbers) <= step", "len(numbers) == step", why="splitting gives the same single block; speed alone"
     ),
+    *Group(TORCH_POSITIONS, "are_good")
+    .add(
+        "numbers > 0",
+        "numbers >= 0",
+        "numbers != 0",
+        "numbers <= 0",
+        "numbers > 1",
+        "numbers > -1",
+        why=COMPILING,
+        gap=True,
+    )
+    .add(
+        "numbers >= 0",
+        "numbers > 0",
+        "numbers == 0",
+        "numbers < 0",
+        "numbers >= 1",
+        "numbers >= -1",
+        why=COMPILING,
+        gap=True,
+    ),
 ]
