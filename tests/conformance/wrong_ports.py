@@ -197,7 +197,7 @@ class RightDerivatives(RightPort):
         curved = self.curvature(call, d)
         if kind == "nested":
             return (2 * self.total(call) * g + curved).astype(np.float32)
-        return (2 * g * (g * d).sum() + 2 * self.total(call) * curved).astype(np.float32)
+        return np.asarray((2 * g * (g * d).sum() + 2 * self.total(call) * curved), np.float32)
 
 
 class LosesTheValueWhenNested(RightDerivatives):
