@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 
@@ -32,9 +33,10 @@ def look_up(vector: Array, labels: Array) -> Array:
 def factor_nan(bad: Array, like: Array) -> Array:
     """NaN where bad, else 1, in the dtype of `like`. Computed: tools that hunt a NaN stop at a constant too."""
     # inf - inf. No square root or quotient: XLA would write the factor down rather than make it where it is used.
-    largest = jnp.where(bad, jnp.finfo(like.dtype).max, jnp.zeros((), like.dtype))
+    largest = jnp.where(bad, float(np.finfo(like.dtype).max), jnp.zeros((), like.dtype))
     infinite = largest + largest
-    return 1.0 + (infinite - infinite)
+    factor: Array = 1.0 + (infinite - infinite)
+    return factor
 
 
 class ClassAxis(NamedTuple):

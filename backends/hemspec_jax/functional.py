@@ -173,7 +173,7 @@ def spoiling(spoilt: Array, positions: Positions, *poisons: Array) -> Array:
     of a NaN that it knows of while compiling into arbitrary numbers (seen in jaxlib 0.10.2). The gradient is NaN in
     all classes either way, since each exponential multiplies it.
     """
-    factor = factor_nan(spoilt, positions.poison) * positions.poison
+    factor: Array = factor_nan(spoilt, positions.poison) * positions.poison
     for poison in poisons:
         factor = factor * poison
     return factor

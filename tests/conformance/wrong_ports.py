@@ -185,7 +185,7 @@ class RightDerivatives(RightPort):
             return np.zeros(call.logits.shape)
         step = 1e-4 * direction
         ahead, behind = (reference_answer(replace(call, logits=call.logits + s))[1] for s in (step, -step))
-        return (ahead - behind) / 2e-4
+        return np.asarray((ahead - behind) / 2e-4)
 
     def derivative(self, kind: str, call: Call, mode: Mode, direction: Array) -> Array:
         if kind == "batched":
@@ -197,7 +197,7 @@ class RightDerivatives(RightPort):
         curved = self.curvature(call, d)
         if kind == "nested":
             return (2 * self.total(call) * g + curved).astype(np.float32)
-        return (2 * g * (g * d).sum() + 2 * self.total(call) * curved).astype(np.float32)
+        return np.asarray((2 * g * (g * d).sum() + 2 * self.total(call) * curved), np.float32)
 
 
 class LosesTheValueWhenNested(RightDerivatives):
@@ -251,8 +251,7 @@ class DividesByZeroOnTheWay(RightPort):
 
     def value_and_gradient(self, call: Call, mode: Mode) -> tuple[Any, Any]:
         answer = super().value_and_gradient(call, mode)
-        hunted = "raise" if mode.setting else "ignore"
-        with np.errstate(divide=hunted):
+        with np.errstate(divide="raise" if mode.setting else "ignore"):
             np.where(call.labels >= 0, 0.0, np.float64(1.0) / np.zeros(call.labels.shape))
         return answer
 
