@@ -245,19 +245,14 @@ def build(session: nox.Session) -> None:
 @nox.session(default=False, venv_backend="none")
 @nox.parametrize("target", ["numpy", "torch"])
 def mutants(session: nox.Session, target: str) -> None:
-    """Change every place of HEM, MM and the reductions in turn; the conformance suite has to notice (long)."""
+    """Change every place of HEM, MM and the reductions in turn; the conformance suite has to notice (long).
+
+    A part of them is asked by the usual tests. In parts: ``nox -s "mutants(target='torch')" -- --part 2/10``.
+    """
     stack(session)
-    pip(session, "install", *constraints(), "cosmic-ray")
+    program = ROOT / "tests/conformance/mutation/kill.py"
     with session.chdir(outside()):
-        run(
-            session,
-            "python",
-            "-W",
-            "ignore",
-            str(ROOT / "tests/conformance/mutation/kill.py"),
-            target,
-            *session.posargs,
-        )
+        run(session, "python", "-W", "ignore", str(program), target, *session.posargs)
 
 
 @nox.session(default=False, venv_backend="none")

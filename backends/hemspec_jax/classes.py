@@ -19,6 +19,7 @@ from typing import Any, ClassVar
 
 import jax
 import numpy as np
+import numpy.typing as npt
 from jax import Array
 from jax.tree_util import GetAttrKey
 
@@ -56,7 +57,7 @@ __all__ = [
 class _Fixed:
     """A constant as structure: equal if the numbers are, so that nothing compiles again for a copy of a loss."""
 
-    def __init__(self, value: float | np.ndarray) -> None:
+    def __init__(self, value: float | npt.NDArray[Any]) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:

@@ -12,13 +12,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
 from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction, log_prior
 from hemspec.loss_function import loss_function
+from hemspec_jax.class_axis import factor_nan
 from hemspec_jax.margin import margin_values
 from hemspec_jax.positions import (
     Positions,
@@ -69,8 +69,10 @@ def hem_loss(
         labels: integers in [0, C), the shape of the logits without the class axis.
         margin: >= 0, in units of a logit. A number (HEM), or shape ``(C,)``, indexed by the true class (HEM+).
         axis: the class axis of the logits.
-        sample_weight: >= 0, the shape of the labels or of their first axis. Weight 2 is two copies, 0 is none.
-        where: booleans, shaped as a sample_weight; where False a position does not exist, whatever its weight.
+        sample_weight: >= 0, the shape of the labels or of their first axis. Weight 2 is two copies, 0 is none. A
+            constant, as the margin is: the gradient in either is 0.
+        where: booleans, shaped as a sample_weight; where False a position does not exist, whatever its weight. Not one
+            for each logit: a class that is no choice at a position has the logit -inf.
         ignore_index: positions with this label do not exist; None switches it off.
         reduction: ``"active_mean"`` (over the positions with a loss > 0, the paper's), ``"mean"``, ``"sum"`` or
             ``"none"`` (the shape of the labels).
@@ -171,7 +173,7 @@ def spoiling(spoilt: Array, positions: Positions, *poisons: Array) -> Array:
     of a NaN that it knows of while compiling into arbitrary numbers (seen in jaxlib 0.10.2). The gradient is NaN in
     all classes either way, since each exponential multiplies it.
     """
-    factor = jnp.where(spoilt, jnp.nan, positions.poison)
+    factor: Array = factor_nan(spoilt, positions.poison) * positions.poison
     for poison in poisons:
         factor = factor * poison
     return factor
@@ -294,16 +296,22 @@ def focal_loss(
     # log q, q = 1 - p, straight from the logits: exact where 1 - p would round to 0. Where infinities make q exactly
     # 0 or 1 the loss is -log p itself, 0 or +inf, and the other path to the logits is cut (zeros go in) so that no
     # inf - inf and no 0 * inf can reach them.
-    no_rival = jnp.all(jnp.isneginf(z) | positions.true_class, axis=-1)
-    certain = no_rival | jnp.any(jnp.isneginf(z) & positions.true_class, axis=-1)
+    masked = ~jnp.isfinite(z)  # -inf: what else there is has spoilt the row
+    no_rival = jnp.all(masked | positions.true_class, axis=-1)
+    certain = no_rival | jnp.any(masked & positions.true_class, axis=-1)
     inner = jnp.where(jnp.expand_dims(certain, -1), 0.0, z)
-    rivals = jnp.where(positions.true_class, -jnp.inf, inner)
-    log_q = jax.nn.logsumexp(rivals, axis=-1) - jax.nn.logsumexp(inner, axis=-1)
+    # The true class is no rival: it counts as the smallest number there is where the largest rival is sought.
+    constant_z = lax.stop_gradient(inner)
+    smallest = jnp.min(constant_z, axis=-1, keepdims=True)
+    largest = jnp.max(jnp.where(positions.true_class, smallest, constant_z), axis=-1, keepdims=True)
+    rivals = jnp.exp(jnp.where(positions.true_class, 0.0, inner - largest))
+    log_q = jnp.log(jnp.sum(jnp.where(positions.true_class, 0.0, rivals), axis=-1)) + jnp.squeeze(largest, -1)
+    log_q = log_q - jnp.log(jnp.sum(jnp.exp(inner), axis=-1))
     values = jnp.where(certain, minus_log_p, jnp.exp(g * log_q) * jnp.where(certain, 0.0, minus_log_p)) * factor
     if alpha is not None:
         of_class = at_true_class(over_classes(a, positions), positions)
         # 0 times infinity: the product's gradient would be 0 times what is in front of it.
-        values = values * jnp.where(jnp.isinf(values) & (of_class == 0), jnp.nan, of_class)
+        values = values * of_class * factor_nan(~jnp.isfinite(values) & (of_class == 0), values)
     return add_up(values, positions.weights, positions.valid, reduction, axis_name)
 
 
@@ -469,7 +477,8 @@ def dice_loss(
         return over_axis(total, axis_name) if batch else total
 
     z, factor = softmax_logits(positions, poison)
-    p = jax.nn.softmax(z, axis=-1) * jnp.expand_dims(factor, -1)
+    exponentials = jnp.exp(z)  # no jax.nn.softmax, which would seek the largest again, from -inf on
+    p = exponentials / jnp.sum(exponentials, axis=-1, keepdims=True) * jnp.expand_dims(factor, -1)
     w = jnp.expand_dims(positions.weights, -1)
     true = positions.true_class.astype(p.dtype)
     predicted, present, overlap = per_image(w * p), per_image(w * true), per_image(w * p * true)

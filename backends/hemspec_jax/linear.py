@@ -259,7 +259,7 @@ def kept_errors(errors: Array, axis: ClassAxis) -> Array:
     shortfall = largest - errors
     total = jnp.expand_dims(axis.total(jnp.sum(shortfall, axis=-1)), -1)
     high = axis.whole(errors.shape)[axis.dim] * shortfall <= total
-    high = jnp.where(jnp.isinf(largest), errors == largest, high)
+    high = jnp.where(~jnp.isfinite(largest), errors == largest, high)
     return (high & (errors > 0)) | jnp.isnan(errors)
 
 
@@ -284,7 +284,7 @@ def differentiate(
     """The gradient in features, kernel and bias."""
     (positions, width), (depth, classes) = bits.shape, kernel.shape
     # Multiplied with: a NaN reaches every class.
-    slope = jnp.where(jnp.isnan(values), jnp.nan, upstream)
+    slope = jnp.where(jnp.isnan(values), values, upstream)
     share = jnp.where(valid, slope / jnp.maximum(count, 1.0), 0.0).astype(x.dtype)
     true = jnp.where(valid, jnp.where(count > 0, -slope, slope * 0.0), 0.0).astype(x.dtype)
 
@@ -307,6 +307,7 @@ def differentiate(
     blocks = -(-width // step)
 
     def of_columns(i: Array, found: tuple[Array, Array]) -> tuple[Array, Array]:
+        i = jnp.asarray(i)  # JAX counts in Python where it does not compile
         plane, start = i // blocks, jnp.minimum(i % blocks * step, width - step)
         set_bits = (lax.dynamic_slice_in_dim(bits, start, step, 1) >> plane.astype(jnp.uint8)) & jnp.ones((), jnp.uint8)
         first = plane * width + start

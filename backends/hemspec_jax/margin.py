@@ -64,7 +64,7 @@ def kept_mean(z: Array, labels: Array, margins: Array, factor: Array, hem: bool,
 def kept_and_positive(z: Array, labels: Array, margins: Array, factor: Array, axis: ClassAxis) -> tuple[Array, ...]:
     z = lax.stop_gradient(z)
     found = [statistics(z, labels, margins, factor, hem, axis) for hem in (True, False)]
-    return tuple(jnp.where(jnp.isnan(kind.slope), jnp.nan, kind.number) for kind in found)
+    return tuple(jnp.where(jnp.isnan(kind.slope), kind.slope, kind.number) for kind in found)
 
 
 class Rows(NamedTuple):
@@ -97,8 +97,8 @@ def statistics(z: Array, labels: Array, margins: Array, factor: Array, hem: bool
         bar = jnp.maximum(bar, mean)
     total, count = by_platform(kept_sums, z, rows, bar, unit=unit, axis=axis)
     size = jnp.maximum(count, 1.0) if hem else jnp.full_like(count, axis.whole(z.shape)[axis.dim])
-    has_nan = jnp.isnan(mean if hem else total)  # the mean is needed for longer than the total
-    factor = jnp.where(factor == 0, 0.0, jnp.where(has_nan, jnp.nan, factor))
+    seen = mean if hem else total  # the mean is needed for longer than the total
+    factor = jnp.where(factor == 0, 0.0, jnp.where(jnp.isnan(seen), seen, factor))
     return Statistics(total / (size * unit) * factor, factor / size, count, rows.z_y, bar)
 
 
@@ -163,7 +163,7 @@ def mean_error(z: Array, rows: Rows, positive: Array, *, unit: float, axis: Clas
     errors = jnp.where(dropped, 0.0, errors)
     largest = axis.largest(jnp.max(errors, axis.dim))
     shortfall, total = map(axis.total, adder.sums((jnp.expand_dims(largest, axis.dim) - errors, errors), axis.dim))
-    return jnp.where(jnp.isinf(total), total, classes * largest - shortfall)
+    return jnp.where(~jnp.isfinite(total), total, classes * largest - shortfall)
 
 
 class Adder(NamedTuple):

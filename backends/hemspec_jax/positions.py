@@ -7,7 +7,7 @@ stays there for as long as it is compared, so that a bad value is an error and n
 
 Poison: a value that cannot be read (traced, or on an accelerator) cannot raise, so a bad one turns its loss into NaN
 instead. What a row gives is *multiplied* by a factor of 1 or NaN: that way the gradient of such a position is NaN in
-every class as well, which `jnp.where` would not give.
+every class as well, which `jnp.where` would not give. Neither NaN nor an infinity is there unless the input is bad.
 
 Nothing here promotes a dtype or a rank implicitly, so the losses run under JAX's strictest settings.
 """
@@ -40,7 +40,7 @@ from hemspec.arguments import (
     read_constant,
     representable,
 )
-from hemspec_jax.class_axis import ClassAxis
+from hemspec_jax.class_axis import ClassAxis, factor_nan
 
 Known: TypeAlias = npt.NDArray[Any] | Array
 """NumPy where the values can be read, JAX where they cannot."""
@@ -184,6 +184,12 @@ def targets_for(
         check_array(where, name="where", optional=True)
         if where.dtype != np.bool_:
             raise TypeError(f"where must be boolean; got {where.dtype.name} (weights go into sample_weight)")
+        if len(where.shape) > len(shape):
+            raise ValueError(
+                f"where must have the shape of the labels, {tuple(shape)}, or of their first axis; got {where.shape},"
+                " one for each logit. A class that is no choice at a position has the logit -inf there:"
+                " give jnp.where(where, logits, -jnp.inf) as logits"
+            )
         check_weight(where.shape, "bool", shape, name="where")
         exists = exists & per_position(where, np.bool_, shape)
 
@@ -195,7 +201,8 @@ def targets_for(
         weights = per_position(sample_weight, compute, shape)
         if not isinstance(weights, Array) and not isinstance(exists, Array):
             check_weight_values(weights, exists)
-        bad_weight = exists & ((weights < 0) | (weights == np.inf) | (weights != weights))
+        is_finite = jnp.isfinite(weights) if isinstance(weights, Array) else np.isfinite(weights)
+        bad_weight = exists & ((weights < 0) | ~is_finite)
     valid = exists & ((weights > 0) | bad_weight)
     if not isinstance(labels, Array) and not isinstance(valid, Array):
         check_label_values(labels, valid, classes)
@@ -204,9 +211,9 @@ def targets_for(
     one = jnp.ones((), compute)
     return Targets(
         labels=jnp.where(valid & ~bad_label, jnp.asarray(cast(labels, np.int32)), 0),
-        weights=lax.stop_gradient(jnp.where(bad_weight, jnp.nan, jnp.where(valid, weights, 0.0))),
+        weights=lax.stop_gradient(jnp.where(valid, weights, 0.0) * factor_nan(bad_weight, one)),
         valid=valid,
-        poison=jnp.where(valid & (bad_label | bad_weight), jnp.nan, one),
+        poison=factor_nan(valid & (bad_label | bad_weight), one),
     )
 
 
@@ -259,7 +266,7 @@ def constant_for(
     good = jnp.isfinite(known) & (known > 0 if positive or counts else known >= 0)
     if counts:
         good = good & are_counts(known, jnp.round(known))
-    return known, jnp.where(jnp.all(good), one, jnp.nan)
+    return known, factor_nan(~jnp.all(good), one)
 
 
 def rounded(value: Known, positions: Positions) -> Array:

@@ -3,8 +3,9 @@
 They mirror `hemspec.reference`, where the maths of each loss is written out. Common to all: logits and labels are
 tensors, variables or NumPy arrays; the logits are floating point; float16 and bfloat16 are computed in float32 and give
 a float32 loss. They run eagerly, in a `tf.function` and under XLA (``jit_compile=True``), also where a trace does not
-know the sizes. Where a value cannot be read without a synchronisation (traced, on an accelerator) a bad one gives a NaN
-loss instead of an error.
+know the sizes, also in graphs and sessions of TensorFlow 1. Only the logits have a gradient: of a variable among the
+weights or constants it is None. Where a value cannot be read without a synchronisation (traced, on an accelerator) a
+bad one gives a NaN loss instead of an error.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
-from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
+from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction, log_prior
 from hemspec.loss_function import loss_function
-from hemspec_tensorflow.margin import add_up_positions, kept_mean
+from hemspec_tensorflow.margin import kept_mean
 from hemspec_tensorflow.positions import (
     Positions,
     Targets,
@@ -24,10 +26,14 @@ from hemspec_tensorflow.positions import (
     at_true_class,
     constant,
     divide,
+    in_compute,
     keep,
+    nan_where,
+    read_or_poison,
     read_positions,
     read_targets,
 )
+from hemspec_tensorflow.sums import blocked_sum, compiled_by_xla
 
 __all__ = [
     "cross_entropy_loss",
@@ -42,7 +48,7 @@ __all__ = [
 
 def spoil(z: tf.Tensor, spoilt: tf.Tensor, *poisons: tf.Tensor | None) -> tf.Tensor:
     """The logits, with every row NaN that is spoilt or poisoned: so is its gradient then."""
-    factor = keep(~spoilt, tf.ones_like(spoilt, z.dtype), float("nan"))
+    factor = nan_where(spoilt, z.dtype)
     for poison in poisons:
         factor = factor if poison is None else factor * poison
     return z * factor[..., tf.newaxis]
@@ -69,14 +75,14 @@ def add_up_weighted(values: tf.Tensor, targets: Targets, reduction: str) -> tupl
     """Numerator and denominator of values that are weighted already, 0 where a position does not exist."""
     if reduction == "none":
         return values, None
-    numerator = add_up_positions(values)
+    numerator = blocked_sum(values)
     if reduction == "sum":
         return numerator, None
     counts = values if reduction == "active_mean" else targets.factor
     if counts is None:  # all of them
         return numerator, tf.cast(tf.size(values), values.dtype)
-    counts = counts != 0  # a NaN counts
-    return numerator, add_up_positions(
+    counts = tf.not_equal(counts, 0)  # a NaN counts
+    return numerator, blocked_sum(
         tf.cast(counts, values.dtype) if targets.weights is None else keep(counts, targets.weights)
     )
 
@@ -100,7 +106,8 @@ def hem_loss(
     Args:
         logits: floating point, any shape with a class axis of size C >= 2.
         labels: class indices in [0, C), integers, the shape of the logits without the class axis.
-        margin: >= 0, in units of a logit. A number (HEM), or shape ``(C,)``, indexed by the true class (HEM+).
+        margin: >= 0, in units of a logit. A number (HEM), or shape ``(C,)``, indexed by the true class (HEM+). It
+            cannot be learned: the gradient of a variable given here, or as weights, is None.
         axis: the class axis of the logits.
         sample_weight: >= 0, the shape of the labels or of their first axis. Weight 2 is two copies, 0 is none.
         ignore_index: positions with this label do not exist; None switches it off.
@@ -173,8 +180,27 @@ def softmax_logits(positions: Positions, *poisons: tf.Tensor | None) -> tf.Tenso
 
 
 def cross_entropy(z: tf.Tensor, positions: Positions) -> tf.Tensor:
-    """logsumexp(z) - z_y for each position."""
+    """logsumexp(z) - z_y for each position. XLA would add up all classes of TensorFlow's own one by one."""
+    if compiled_by_xla():
+        return log_sum_exp(z) - of_true_class(z, positions)
     return -of_true_class(tf.nn.log_softmax(z), positions)
+
+
+def softmax(z: tf.Tensor) -> tf.Tensor:
+    """Of logits whose largest is 0. XLA would add up all classes of TensorFlow's own one by one."""
+    if compiled_by_xla():
+        terms = tf.exp(z)
+        return terms / blocked_sum(terms, terms.shape.rank - 1)[..., tf.newaxis]
+    return tf.nn.softmax(z)
+
+
+def log_sum_exp(z: tf.Tensor, mask: tf.Tensor | None = None) -> tf.Tensor:
+    """Of the classes in the mask (one at least, and finite), with no infinity on the way to it."""
+    among = z if mask is None else keep(mask, z, z.dtype.min)
+    largest = tf.stop_gradient(tf.reduce_max(among, -1))
+    terms = z - largest[..., tf.newaxis]
+    terms = tf.exp(terms) if mask is None else keep(mask, tf.exp(keep(mask, terms)))
+    return tf.math.log(blocked_sum(terms, terms.shape.rank - 1)) + largest
 
 
 @loss_function(divide)
@@ -259,19 +285,17 @@ def focal_loss(
     # log q, q = 1 - p, straight from the logits: exact where 1 - p would round to 0. Where infinities make q exactly
     # 0 or 1 it is a constant, and the path to the logits is cut (zeros go in) so that no inf - inf can reach them.
     true_class = positions.true_class
-    masked = z == -float("inf")
+    masked = tf.math.is_inf(z)
     no_rival = tf.reduce_all(masked | true_class, -1)
     certain = no_rival | tf.reduce_any(masked & true_class, -1)
     inner = keep(~certain[..., tf.newaxis], z)
-    rivals = keep(~true_class, inner, -float("inf"))
-    log_q = tf.reduce_logsumexp(rivals, -1) - tf.reduce_logsumexp(inner, -1)
-    g = tf.cast(g, z.dtype)
+    log_q = log_sum_exp(inner, ~true_class) - log_sum_exp(inner)
     certain_q_to_g = keep(~(no_rival & (g > 0)), tf.ones_like(log_q))
     values = tf.where(certain, certain_q_to_g, tf.exp(g * log_q)) * minus_log_p
     if alpha is not None:
         factor = at_true_class(a, positions)
         # 0 times infinity: the product's gradient would be 0 times what is in front of it.
-        values = values * keep(~(tf.math.is_inf(values) & (factor == 0)), factor, float("nan"))
+        values = values * factor * nan_where(tf.math.is_inf(values) & tf.equal(factor, 0), factor.dtype)
     return add_up(values, positions.weights, positions.valid, reduction)
 
 
@@ -313,12 +337,12 @@ def logit_norm_loss(
     z = spoil(z, spoilt, positions.poison, poison)
     # Any scale gives the same quotient, so it is a constant.
     largest = tf.stop_gradient(tf.reduce_max(tf.abs(z), -1, keepdims=True))
-    not_zero = largest != 0
+    not_zero = tf.not_equal(largest, 0)
     scale = keep(not_zero, largest, 1.0)
     unit = z / scale
-    squares = tf.reduce_sum(tf.square(unit), -1, keepdims=True)
+    squares = blocked_sum(tf.square(unit), unit.shape.rank - 1)[..., tf.newaxis]
     length = keep(not_zero, tf.sqrt(keep(not_zero, squares, 1.0)))
-    values = cross_entropy(unit / ((length + 1e-7 / scale) * tf.cast(t, z.dtype)), positions)
+    values = cross_entropy(unit / ((length + 1e-7 / scale) * t), positions)
     return add_up(values, positions.weights, positions.valid, reduction)
 
 
@@ -357,10 +381,14 @@ def logit_adjusted_loss(
     """
     check_reduction(reduction, REDUCTIONS)
     positions = read_positions(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
-    t, poison_t = constant(temperature, positions, name="temperature", positive=True)
-    counts, poison_c = constant(class_counts, positions, name="class_counts", per_class=True, scalar=False, counts=True)
-    shift = t * (tf.math.log(counts) - tf.math.log(tf.reduce_sum(counts)))
-    z = softmax_logits(positions, poison_t, poison_c) + tf.cast(shift, positions.logits.dtype)
+    t, poison_t = read_or_poison(temperature, positions, name="temperature", positive=True)
+    counts, poison_c = read_or_poison(
+        class_counts, positions, name="class_counts", per_class=True, scalar=False, counts=True
+    )
+    prior = log_prior(counts) if isinstance(counts, np.ndarray) else tf.math.log(counts / blocked_sum(counts))
+    # In float64 where both have been read.
+    shift = t * prior if type(t) is type(prior) else in_compute(t, positions) * in_compute(prior, positions)
+    z = softmax_logits(positions, poison_t, poison_c) + in_compute(shift, positions)
     return add_up(cross_entropy(z, positions), positions.weights, positions.valid, reduction)
 
 
@@ -421,14 +449,13 @@ def dice_terms(
     check_flag(batch, name="batch")
     positions = read_positions(logits, labels, **options)
     s, poison = constant(smooth, positions, name="smooth")
-    s = tf.cast(s, positions.logits.dtype)
 
     def per_image(rows: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_sum(rows, list(range(0 if batch else 1, rows.shape.rank - 1)))
+        return blocked_sum(rows, 0 if batch else 1, rows.shape.rank - 1)
 
     z = softmax_logits(positions, poison)
     # XLA's exp in float32 turns NaN into numbers.
-    p = spoil(tf.nn.softmax(z), tf.reduce_any(tf.math.is_nan(z), -1))
+    p = spoil(softmax(z), tf.reduce_any(tf.math.is_nan(z), -1))
     w = positions.weights[..., tf.newaxis]
     true = tf.cast(positions.true_class, p.dtype)
     predicted, present, overlap = over_parts([per_image(w * p), per_image(w * true), per_image(w * p * true)])
@@ -437,5 +464,5 @@ def dice_terms(
     ratio = keep(counted, (2 * overlap + s) / union)
     has_positions = tf.reduce_any(counted, -1)
     classes_present = tf.reduce_sum(tf.cast(counted, p.dtype), -1)
-    values = 1 - tf.math.divide_no_nan(tf.reduce_sum(ratio, -1), classes_present)
+    values = 1 - tf.math.divide_no_nan(blocked_sum(ratio, ratio.shape.rank - 1), classes_present)
     return add_up(values, tf.cast(has_positions, p.dtype), has_positions, reduction)

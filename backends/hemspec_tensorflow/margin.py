@@ -16,14 +16,15 @@ from typing import TypeAlias
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+from tensorflow.python.eager import record
 
 from hemspec_tensorflow.positions import last_size
+from hemspec_tensorflow.sums import RUN, blocked_sum, compiled_by_xla
 
 ValuesAndGradient: TypeAlias = "tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]"
 
-LONGEST_SUM = 1 << 12
-"""So many classes XLA may add up one by one; more in runs, and then the runs."""
+LONGEST_PRODUCT = 1 << 12
+"""So many classes may be added up by a product with ones."""
 SAFE_TREE = 1 << 16
 """So many where the sum is TensorFlow's own: a tree with leaves of 1,024 terms."""
 
@@ -49,8 +50,10 @@ def kept_mean(
 
     @tf.custom_gradient  # type: ignore[untyped-decorator]
     def values(z: tf.Tensor) -> ValuesAndGradient:
-        # Piecewise linear: the gradient is constant in the logits, so no tape has to watch what follows.
-        return form(tf.stop_gradient(z), labels, margins, weights, hem)
+        # Piecewise linear: the gradient is constant in the logits, so no tape has to watch what follows. A graph may
+        # be rewritten by what drops this gradient (`tf.vectorized_map`): there that of its operations is right too.
+        values, gradient = form(tf.stop_gradient(z) if tf.executing_eagerly() else z, labels, margins, weights, hem)
+        return values, lambda upstream: gradient(tied(upstream, z))
 
     return tf.reshape(values(z), shape)
 
@@ -76,18 +79,21 @@ def error_counts(z: tf.Tensor, labels: tf.Tensor, margins: tf.Tensor) -> tuple[t
     return count(is_kept(errors)), count(is_positive(errors))
 
 
-def compiled_by_xla() -> bool:
-    """Whether what is being traced is for XLA, as far as tracing can know."""
-    if tf.executing_eagerly():
-        return False
-    return bool(GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph()) or tf.config.optimizer.get_jit())
+def tied(upstream: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
+    """What comes from above, on a path to the logits along which the gradient is 0.
+
+    Without a path TensorFlow says None for the second derivative, and `tf.hessians` fails. Where no tape is left that
+    could ask for it, there is none.
+    """
+    if tf.executing_eagerly() and not record.could_possibly_record():
+        return upstream
+    return upstream + tf.cast(zeros_from(z[:, :1]), upstream.dtype)
 
 
-def add_up_positions(values: tf.Tensor) -> tf.Tensor:
-    """XLA adds up one by one: in float32 that would go wrong in the fifth digit from some 50,000 positions on."""
-    if compiled_by_xla():
-        return tf.cast(tf.reduce_sum(tf.cast(values, tf.float64)), values.dtype)
-    return tf.reduce_sum(values)
+@tf.custom_gradient  # type: ignore[untyped-decorator]
+def zeros_from(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+    """Zeros that depend on x, as do all their derivatives."""
+    return tf.zeros_like(x), lambda upstream: zeros_from(x)
 
 
 def is_true_class(z: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
@@ -103,10 +109,10 @@ def true_logits(z: tf.Tensor, labels: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 def errors_of(z: tf.Tensor, z_y: tf.Tensor, margins: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """e of shape (N, C), NaN where something is NaN, but for the true class.
 
-    max(d, -m) + m is max(0, d + m) to the last bit, and the graph optimiser cannot turn it into
-    max(0, (z_j + m) - z_y), which rounds at the size of the logits.
+    max(-m, d) + m is max(0, d + m) to the last bit, and the graph optimiser cannot turn it into
+    max(0, (z_j + m) - z_y), which rounds at the size of the logits. At a kink the gradient is that of the first, 0.
     """
-    errors = tf.maximum(tf.cast(z, margins.dtype) - z_y, -margins) + margins
+    errors = tf.maximum(-margins, tf.cast(z, margins.dtype) - z_y) + margins
     return tf.where(is_true_class(z, labels), tf.constant(0.0, margins.dtype), errors)
 
 
@@ -122,7 +128,7 @@ def weighted(numbers: tf.Tensor, weights: tf.Tensor | None) -> tf.Tensor:
 
 def shortfall_of(errors: tf.Tensor, largest: tf.Tensor) -> tf.Tensor:
     """M - e, 0 also between infinities."""
-    return tf.where(errors == largest, tf.constant(0.0, errors.dtype), largest - errors)
+    return tf.where(tf.equal(errors, largest), tf.constant(0.0, errors.dtype), largest - errors)
 
 
 def has_fewer(x: tf.Tensor, classes: int) -> bool:
@@ -130,23 +136,16 @@ def has_fewer(x: tf.Tensor, classes: int) -> bool:
     return size is not None and size < classes
 
 
-def run_length(classes: int) -> int:
-    """How many classes to add up at a time: all, or where they are many that divisor which gives the shortest sums."""
-    if classes <= LONGEST_SUM:
-        return classes
-    return min((n for n in range(1, LONGEST_SUM) if classes % n == 0), key=lambda n: n + classes // n)
-
-
 def is_safe_mean(classes: int | None) -> bool:
     """Whether the float32 mean of errors cannot round to more than the largest of them.
 
-    A sum is off by a factor of 1 + n eps at most, n the terms one adds up in a row. The mean of C errors, 0 at the true
-    class, is at most (C - 1) / C of the largest.
+    A sum is off by a factor of 1 + n eps at most, n the terms one adds up in a row: all of a product, else a few runs.
+    The mean of C errors, 0 at the true class, is at most (C - 1) / C of the largest.
     """
     if classes is None:
         return False
-    run = run_length(classes)
-    return (run + classes // run) * classes < 1 << 24
+    in_a_row = classes if classes <= LONGEST_PRODUCT else 16 * RUN
+    return in_a_row * classes < 1 << 24
 
 
 def in_place(
@@ -158,6 +157,7 @@ def in_place(
     if hem:
         # The largest number below the mean error: what exceeds it is kept. (For 0 as an integer NumPy 1 takes float64.)
         below = tf.minimum(mean_error(x) * np.nextafter(*np.array([1, 0], dtype.as_numpy_dtype)), dtype.max)
+        below = below if tf.executing_eagerly() else tf.stop_gradient(below)
         x = tf.nn.relu(x - below)
     total = tf.reduce_sum(x, -1, keepdims=True)
     # Only what has been added up can be written over.
@@ -166,10 +166,10 @@ def in_place(
     count = tf.reduce_sum(kept, -1, keepdims=True)
     if hem:
         share = tf.math.reciprocal_no_nan(count)
-        values = below + total * share
+        values = below + weighted(share, total)
     else:
         share = nan_from(1 / tf.cast(classes, dtype), total)
-        values = total * share
+        values = weighted(share, total)
 
     def gradient(upstream: tf.Tensor) -> tf.Tensor:
         slope, multiply = share * upstream, tf.multiply
@@ -219,7 +219,7 @@ def made_again(
 
 def is_positive(errors: tf.Tensor) -> tf.Tensor:
     """Or NaN."""
-    return errors != 0
+    return tf.not_equal(errors, 0)
 
 
 def not_below_the_mean(
@@ -236,24 +236,22 @@ def not_below_the_mean(
 
     def is_kept(e: tf.Tensor) -> tf.Tensor:
         high = classes * (largest - e) <= shortfall
-        return tf.where(tf.math.is_inf(largest), e == largest, high) & is_positive(e)
+        return tf.where(tf.math.is_inf(largest), tf.equal(e, largest), high) & is_positive(e)
 
     return is_kept, shortfall
 
 
 def add_up_classes(x: tf.Tensor) -> tf.Tensor:
-    """XLA adds up one by one. On a CPU it is fastest at a product with ones, of not too many.
+    """On a CPU, XLA is fastest at a product with ones, of not too many.
 
     An accelerator may round the factors of a product: nothing of that kind where one could run this.
     """
     classes = x.shape[-1]
-    if classes is None:
-        return tf.reduce_sum(x, -1, keepdims=True)
-    run = run_length(classes)
-    if run != classes:
-        sums = tf.reduce_sum(tf.reshape(x, [-1, classes // run, run]), -1)
-        # Nothing here is negative; but XLA would merge one sum with the next.
-        return tf.reduce_sum(tf.nn.relu(sums), -1, keepdims=True)
-    if all(device.device_type == "CPU" for device in tf.config.list_logical_devices()):
+    if has_fewer(x, LONGEST_PRODUCT + 1) and on_cpus():
         return tf.matmul(x, tf.ones((classes, 1), x.dtype))
-    return tf.reduce_sum(x, -1, keepdims=True)
+    return blocked_sum(x, 1)[:, tf.newaxis]
+
+
+def on_cpus() -> bool:
+    """Whether there is nothing else that could run this."""
+    return all(device.device_type == "CPU" for device in tf.config.list_logical_devices())

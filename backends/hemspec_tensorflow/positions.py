@@ -7,7 +7,10 @@ a bad one turns its loss into NaN instead. Logits are *multiplied* by a factor o
 such a position is NaN in every class as well, which `tf.where` would not give. Sizes a trace does not know are
 compared when the graph runs, and a mismatch is poison too.
 
-NaN needs care here. Comparisons are never negated, since the graph optimiser turns not(a <= b) into a > b; no NaN is
+In a graph of TensorFlow 1 `==` asks whether two tensors are the same object: hence `tf.equal`.
+
+NaN needs care here. It is made where it is needed, by a root, since tools that hunt for NaN stop at a constant that is
+one. Comparisons are never negated, since the graph optimiser turns not(a <= b) into a > b; no NaN is
 looked for with `tf.reduce_max`, which drops it under XLA; nor is one multiplied into a mask cast to numbers, since XLA
 turns cast(mask) * x into a selection and 0 * NaN into 0.
 """
@@ -34,6 +37,14 @@ from hemspec.arguments import (
     read_constant,
     representable,
 )
+from hemspec_tensorflow.sums import blocked_sum
+
+NO_TENSORS = {
+    "RaggedTensor": "pass .flat_values of logits and labels alike, or .to_tensor(...) with labels filled up by -100",
+    "SparseTensor": "tf.sparse.to_dense makes it a tensor",
+    "KerasTensor": "call the loss in a layer's call(), or give the class of hemspec.keras to compile(loss=...)",
+}
+"""What looks like a tensor, and what to do with it."""
 
 
 class Targets(NamedTuple):
@@ -75,7 +86,7 @@ class Positions(NamedTuple):
     @property
     def true_class(self) -> tf.Tensor:
         """One-hot labels as a mask, the shape of the logits."""
-        return self.labels[..., tf.newaxis] == tf.range(tf.cast(self.classes, self.labels.dtype))
+        return tf.equal(self.labels[..., tf.newaxis], tf.range(tf.cast(self.classes, self.labels.dtype)))
 
 
 def to_tensor(value: Any, name: str) -> tf.Tensor:
@@ -83,7 +94,9 @@ def to_tensor(value: Any, name: str) -> tf.Tensor:
     try:
         return tf.convert_to_tensor(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"{name} must be a tensor or an array; got {type(value).__name__}") from error
+        kind = type(value).__name__
+        hint = next((f": {advice}" for known, advice in NO_TENSORS.items() if known in kind), "")
+        raise TypeError(f"{name} must be a tensor or an array; got {kind}{hint}") from error
 
 
 def read(tensor: tf.Tensor) -> npt.NDArray[Any] | None:
@@ -116,13 +129,9 @@ def keep(mask: tf.Tensor, tensor: tf.Tensor, otherwise: float = 0.0) -> tf.Tenso
     return tf.where(mask, tensor, tf.constant(otherwise, tensor.dtype))
 
 
-def nan(dtype: tf.DType) -> tf.Tensor:
-    return tf.constant(float("nan"), dtype)
-
-
 def nan_where(bad: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """The factor that poisons: NaN, and 1 where not bad."""
-    return tf.where(bad, nan(dtype), tf.constant(1.0, dtype))
+    return tf.sqrt(tf.where(bad, tf.constant(-1.0, dtype), tf.constant(1.0, dtype)))
 
 
 def not_finite_or_negative(numbers: tf.Tensor, *, positive: bool = False) -> tf.Tensor:
@@ -155,24 +164,27 @@ def read_targets(logits: Any, labels: Any, *, axis: int, sample_weight: Any, ign
     # Sizes that tracing could not compare. A mismatch concerns every position, also those that broadcasting made up.
     mismatch = None
     if None in (*logits_shape, *labels_shape):
-        mismatch = tf.reduce_any(tf.shape(labels) != tf.shape(logits)[:-1]) | (tf.shape(logits)[-1] < 2)
+        mismatch = tf.reduce_any(tf.not_equal(tf.shape(labels), tf.shape(logits)[:-1])) | (tf.shape(logits)[-1] < 2)
 
     indices = labels if labels.dtype in (tf.int32, tf.int64) else tf.cast(labels, tf.int64)
     exists = None
     if ignore_index is not None and representable(ignore_index, labels.dtype.name):
         # A uint64 beyond int64 wraps around, here on both sides.
-        exists = indices != tf.constant(np.array(ignore_index).astype(indices.dtype.as_numpy_dtype))
+        exists = tf.not_equal(indices, tf.constant(np.array(ignore_index).astype(indices.dtype.as_numpy_dtype)))
         readable = read(exists)
         if readable is not None and readable.all():
             exists = None
     weights, bad = None, mismatch
     if sample_weight is not None:
+        if isinstance(sample_weight, np.ndarray) and sample_weight.dtype == np.float64:
+            sample_weight = sample_weight.astype(compute.as_numpy_dtype)  # a device may have no float64
         sample_weight = with_rank(to_tensor(sample_weight, "sample_weight"), len(labels_shape))
         weight_shape = static_shape(sample_weight, "sample_weight")
         check_weight(weight_shape, sample_weight.dtype.name, labels_shape)
         weights = tf.stop_gradient(tf.cast(sample_weight, compute))
         if None in (*weight_shape, *labels_shape):
-            bad = either(bad, tf.reduce_any(tf.shape(weights) != tf.shape(labels)[: len(weight_shape)]))
+            expected = tf.shape(labels)[: len(weight_shape)]
+            bad = either(bad, tf.reduce_any(tf.not_equal(tf.shape(weights), expected)))
         for _ in labels_shape[len(weight_shape) :]:
             weights = weights[..., tf.newaxis]
         weights = tf.broadcast_to(weights, tf.shape(labels))
@@ -183,8 +195,8 @@ def read_targets(logits: Any, labels: Any, *, axis: int, sample_weight: Any, ign
             check_weight_values(readable, np.ones_like(readable, np.bool_))
         else:
             bad = either(bad, not_finite_or_negative(weights))
-            weights = tf.where(bad, nan(compute), weights)
-        exists = weights != 0
+            weights *= nan_where(bad, compute)
+        exists = tf.not_equal(weights, 0)
 
     classes, factor = last_size(logits), weights
     readable, readable_exists = read(labels), np.asarray(True) if exists is None else read(exists)
@@ -195,11 +207,12 @@ def read_targets(logits: Any, labels: Any, *, axis: int, sample_weight: Any, ign
             factor = tf.cast(exists, compute)
     else:
         inside = tf.clip_by_value(indices, 0, tf.cast(classes, indices.dtype) - 1)
-        factor = tf.where(inside == indices, tf.constant(1.0, compute) if weights is None else weights, nan(compute))
-        if exists is not None:
-            factor = keep(exists, factor)
-        if bad is not None:
-            factor = tf.where(bad, nan(compute), factor)
+        outside = tf.not_equal(inside, indices)
+        poison = nan_where(either(outside if exists is None else outside & exists, bad), compute)
+        if weights is not None:  # 0 already where nothing exists
+            factor = weights * poison
+        else:
+            factor = poison if exists is None else keep(either(exists, bad), poison)
     return Targets(logits, inside, weights, factor)
 
 
@@ -212,13 +225,27 @@ def read_positions(logits: Any, labels: Any, *, axis: int, sample_weight: Any, i
     """Check the arguments every loss takes, and mask what does not exist."""
     targets = read_targets(logits, labels, axis=axis, sample_weight=sample_weight, ignore_index=ignore_index)
     factor = tf.ones_like(targets.labels, targets.compute) if targets.factor is None else targets.factor
-    valid, poison = factor != 0, nan_where(tf.math.is_nan(factor), targets.compute)
+    valid, poison = tf.not_equal(factor, 0), nan_where(tf.math.is_nan(factor), targets.compute)
     weights = tf.cast(valid, targets.compute) if targets.weights is None else targets.weights
     logits = tf.cast(keep(valid[..., tf.newaxis], targets.logits), targets.compute)
     return Positions(logits, targets.labels, weights, valid, poison)
 
 
-def constant(
+def constant(value: Any, like: Targets | Positions, **kind: Any) -> tuple[tf.Tensor, tf.Tensor | None]:
+    """A hyper-parameter in the compute dtype, without gradient, and its poison, as in `read_or_poison`.
+
+    Other dtypes end here: a device may have no float64.
+    """
+    value, poison = read_or_poison(value, like, **kind)
+    return in_compute(value, like), poison
+
+
+def in_compute(value: npt.NDArray[np.float64] | tf.Tensor, like: Targets | Positions) -> tf.Tensor:
+    """A constant as a tensor in the compute dtype."""
+    return tf.constant(value, like.compute) if isinstance(value, np.ndarray) else value
+
+
+def read_or_poison(
     value: Any,
     like: Targets | Positions,
     *,
@@ -227,11 +254,10 @@ def constant(
     per_class: bool = False,
     positive: bool = False,
     counts: bool = False,
-) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """A hyper-parameter as a tensor without gradient, in float64, and its poison: 1, or NaN if a value is bad.
+) -> tuple[npt.NDArray[np.float64] | tf.Tensor, tf.Tensor | None]:
+    """A hyper-parameter in NumPy's float64 and no poison; or where it cannot be read a tensor, and 1, or NaN if bad.
 
-    One number (if `scalar`) or a vector with one entry for each class (if `per_class`), which may be `counts`. No
-    poison, None, where it has been read.
+    One number (if `scalar`) or a vector with one entry for each class (if `per_class`), which may be `counts`.
     """
     readable = None if tf.is_tensor(value) else read_constant(value, name=name, positive=positive, counts=counts)
     if readable is None:
@@ -239,27 +265,27 @@ def constant(
         check_constant_dtype(value.dtype.name, name)
         readable = read(value)
     if readable is not None:
-        value = tf.constant(read_constant(readable, name=name, positive=positive, counts=counts))
-    shape, classes = static_shape(value, name), like.logits.shape[-1]
+        value = read_constant(readable, name=name, positive=positive, counts=counts)
+    shape = static_shape(value, name) if readable is None else value.shape
+    classes = like.logits.shape[-1]
     if per_class:
         check_per_class(shape, classes, name=name, scalar=scalar)
     else:
         check_number(shape, name=name)
     bad = None
     if readable is None:
-        value = tf.stop_gradient(tf.cast(value, tf.float64))
+        value = tf.stop_gradient(tf.cast(value, like.compute))
         bad = not_finite_or_negative(value, positive=positive or counts)
         if counts:
             bad |= not_counts(value)
         bad = tf.reduce_any(bad)
     if shape and None in (*shape, classes):
-        bad = either(bad, tf.shape(value)[0] != like.classes)
+        bad = either(bad, tf.not_equal(tf.shape(value)[0] if shape[0] is None else shape[0], like.classes))
     return value, None if bad is None else nan_where(bad, like.compute)
 
 
 def at_true_class(vector: tf.Tensor, like: Targets | Positions) -> tf.Tensor:
-    """A constant (a number or a vector over classes) at each position's true class, in the compute dtype."""
-    vector = tf.cast(vector, like.compute)
+    """A constant, a number or a vector over classes, at each position's true class."""
     return tf.gather(vector, like.labels) if vector.shape.rank else vector
 
 
@@ -270,9 +296,9 @@ def add_up(
     weighted = keep(counts, weights * values)
     if reduction == "none":
         return weighted, None
-    return tf.reduce_sum(weighted), None if reduction == "sum" else tf.reduce_sum(keep(counts, weights))
+    return blocked_sum(weighted), None if reduction == "sum" else blocked_sum(keep(counts, weights))
 
 
 def divide(numerator: tf.Tensor, denominator: tf.Tensor) -> tf.Tensor:
     """The quotient, with 0/0 = 0; a NaN stays one, which `tf.math.divide_no_nan` would not grant."""
-    return numerator / tf.where(denominator == 0, tf.ones_like(denominator), denominator)
+    return numerator / tf.where(tf.equal(denominator, 0), tf.ones_like(denominator), denominator)

@@ -30,6 +30,8 @@ Kind = Literal["vector", "bad input", "law", "adapter", "fuzz"]
 
 NO_BFLOAT16: Final = "NumPy has no bfloat16 without the package ml_dtypes, which is not installed"
 
+FOR_THE_OTHERS: Final = ("hem_loss", "cross_entropy_loss", "dice_loss")
+"""Asked for all losses where each question compiles."""
 NO_GRADIENT: Final = """the adapter lacks gradient(call, mode, upstream), without which a port passes that ignores the
   gradient coming from above. Add to it:
 
@@ -266,17 +268,19 @@ def law_checks(backend: Backend, loss: str, mode: Mode, examples: int) -> Iterat
 
 def chosen_checks(backend: Backend, loss: str, mode: Mode, full: bool) -> Iterator[Check]:
     """The laws that are asked on chosen calls, in the first dtype of the mode."""
-    if mode.layout != "as_given":
-        return
     first = mode is backend.modes[0]
+    moved = mode.layout != "as_given"
     dtype = mode.dtypes[0]
     for law in CHOSEN:
         if law.function and not callable(getattr(backend.adapter, law.function, None)):
             continue  # said by the checks of the adapter
         if loss not in law.losses or (law.kind and law.kind not in backend.derivatives):
             continue
+        if mode.coverage == "core" and not (full or law.everywhere or loss in FOR_THE_OTHERS):
+            continue
         # Apart from the first mode those that cost little, and those that have code of their own for a loss.
-        if full or first or (law.everywhere and (mode.coverage == "all" or mode.losses)):
+        cheap = mode.coverage == "all" or mode.losses
+        if law.layouts if moved else (first or (cheap and law.everywhere)):
             yield Check(
                 "law",
                 loss,

@@ -177,6 +177,46 @@ def test_messages(arguments, error, message) -> None:
         function("hem_loss")(**{"logits": LOGITS, "labels": LABELS, **arguments})
 
 
+@pytest.mark.finding(16)
+def test_a_mask_of_logits_is_told_from_one_of_labels() -> None:
+    """It masks classes in optax. A masked class has the logit -inf, as the message says."""
+    mask = np.array([[True, True, False]] * 3)
+    with pytest.raises(ValueError, match=r"where must have the shape of the labels, \(3,\).*jnp\.where\(where, logits"):
+        function("hem_loss")(LOGITS, LABELS, where=mask)
+    masked = function("cross_entropy_loss")(jnp.where(mask, LOGITS, -jnp.inf), LABELS * 0, reduction="none")
+    np.testing.assert_allclose(masked, jax.nn.logsumexp(LOGITS[:, :2], axis=1) - LOGITS[:, 0], rtol=1e-6)
+
+
+@pytest.mark.finding(6)
+def test_weights_and_margins_are_constants() -> None:
+    slopes = jax.grad(lambda w, m: function("hem_loss")(LOGITS, LABELS, sample_weight=w, margin=m), (0, 1))
+    assert not any(np.any(slope) for slope in slopes(jnp.ones(3), jnp.float32(1.0)))
+
+
+@pytest.mark.finding(28)
+@pytest.mark.finding(29)
+def test_labels_are_compared_as_the_integers_they_are() -> None:
+    """Read or traced: 2**32 is not class 0, -100 ignores -100 alone."""
+    with jax.enable_x64(True):
+        for label in (2**32, 2**31, 100, -(2**32) - 100):
+            labels = np.array([label, 2, 1], np.int64)
+            with pytest.raises(ValueError, match=f"got {label} at index 0"):
+                function("hem_loss")(LOGITS, labels)
+            traced = jax.jit(lambda y: function("hem_loss")(LOGITS, y, reduction="none"))(labels)
+            np.testing.assert_array_equal(np.isnan(traced), [True, False, False])
+
+
+@pytest.mark.finding(26)
+def test_nothing_given_is_written_to_or_frozen() -> None:
+    given = {"logits": LOGITS.copy(), "labels": LABELS.copy(), "sample_weight": np.ones(3), "margin": np.ones(3)}
+    before = {name: array.copy() for name, array in given.items()}
+    jax.grad(lambda z: function("hem_loss")(**{**given, "logits": z}))(given["logits"])
+    hemspec.jax.HEMLoss(margin=given["margin"])(given["logits"], given["labels"])
+    for name, array in given.items():
+        assert array.flags.writeable
+        np.testing.assert_array_equal(array, before[name])
+
+
 def test_shapes_are_checked_while_tracing() -> None:
     with pytest.raises(ValueError, match="labels must have the shape of logits without the class axis"):
         jax.jit(function("hem_loss"))(LOGITS, LABELS[:2])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ jax = pytest.importorskip("jax", reason="JAX is not installed")
 import jax.numpy as jnp
 
 import hemspec
+import hemspec.jax
 from hemspec.jax import dice_loss, focal_loss, hem_loss, logit_adjusted_loss, logit_norm_loss, multi_margin_loss
 
 
@@ -163,3 +166,31 @@ def test_constants_have_no_gradient(batch) -> None:
 
         slopes = jax.jit(jax.grad(of_constants, argnums=(0, 1)))(constants, batch.weights)
         assert not any(np.any(slope) for slope in jax.tree.leaves(slopes)), function.__name__
+
+
+@pytest.mark.finding(9)
+def test_nothing_of_float32_asks_for_float64(loss, batch) -> None:
+    """Constants are read in float64 on the host and rounded there. JAX warns of who asks, which is an error here."""
+    slopes = jax.value_and_grad(lambda z, y, w: loss(z, y, sample_weight=w, axis=1))
+    traced = jax.make_jaxpr(slopes)(*batch.all[:3])
+    known = jax.make_jaxpr(lambda z: slopes(z, batch.labels, batch.weights.astype(np.float64)))(batch.logits)
+    assert "f64" not in f"{traced} {known}"
+    assert not any(np.asarray(constant).dtype == np.float64 for constant in [*traced.consts, *known.consts])
+
+
+@pytest.mark.finding(2)
+def test_no_number_of_positions_changes_the_mean(losses) -> None:
+    """Equal positions, so that whatever is lost in a sum is lost in the same direction each time."""
+    row, size = np.array([0.7, 0.1], np.float32), (1, 2048, 1024)
+    logits = np.broadcast_to(row.reshape(1, 2, 1, 1), (1, 2, *size[1:])).copy()
+    labels, weights = np.zeros(size, np.int32), np.full(size, 0.1, np.float32)
+    names = ("hem_loss", "multi_margin_loss", "cross_entropy_loss", "focal_loss")
+    functions = {name: functools.partial(getattr(hemspec.jax, name), axis=1) for name in (*names, "dice_loss")}
+    compiled = jax.jit(lambda z, y, w: {name: f(z, y, sample_weight=w) for name, f in functions.items()})
+    for name, value in compiled(logits, labels, weights).items():
+        if name == "dice_loss":
+            p = 1 / (1 + np.exp(-0.6))
+            expected = 1 - 2 * p / (p + 1)
+        else:
+            expected = getattr(hemspec, name)(row[None].astype(float), labels[0, 0, :1])
+        np.testing.assert_allclose(value, expected, rtol=1e-5, err_msg=name)

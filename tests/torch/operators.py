@@ -113,7 +113,7 @@ def gradients(op: Any, sample: Any) -> tuple[Any, ...]:
     return value.detach(), *torch.autograd.grad(value, differentiable(sample), above)
 
 
-def same(found: Any, expected: Any) -> None:
+def same(found: Any, expected: Any, **_: Any) -> None:
     torch.testing.assert_close(found, expected, equal_nan=True)
 
 

@@ -23,7 +23,7 @@ name = "torch"
 spec_version = 1
 losses = tuple(LOSSES)
 argument_names = {"logits": "input", "labels": "target"}
-derivatives = tuple(DERIVATIVES)
+derivatives = tuple(kind for kind in DERIVATIVES if kind != "batched")
 
 NO_CUDA = "" if torch.cuda.is_available() else "PyTorch finds no CUDA device"
 NO_TRITON = "" if importlib.util.find_spec("triton") else "Triton is not installed"

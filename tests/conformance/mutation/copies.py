@@ -7,10 +7,11 @@ import importlib.util
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import ModuleSpec
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, NamedTuple
 
 
@@ -46,7 +47,7 @@ def edited(texts: Mapping[str, str], edits: Sequence[Edit]) -> dict[str, str]:
     return result
 
 
-class TextImporter(MetaPathFinder, SourceLoader):  # type: ignore[misc]  # typeshed: their two source_to_code
+class TextImporter(MetaPathFinder, SourceLoader):
     """Imports packages from texts instead of files."""
 
     def __init__(self, texts: Mapping[str, str]) -> None:
@@ -69,6 +70,16 @@ class TextImporter(MetaPathFinder, SourceLoader):  # type: ignore[misc]  # types
         if path not in self.texts:
             raise OSError(path)
         return self.texts[path].encode()
+
+    @staticmethod
+    def source_to_code(data: Any, path: Any = "<string>") -> CodeType:  # type: ignore[override]
+        return compiled(data, path)
+
+
+@cache
+def compiled(source: bytes, path: str) -> CodeType:
+    """Of a package all files but one are the same in every copy."""
+    return compile(source, path, "exec", dont_inherit=True)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Mutants made by a machine: every operator, comparison, number and condition changed in turn, HEM and MM asked.
+"""Ask the conformance suite about the mutants that `machine` makes of HEM and MM.
 
 ``python tests/conformance/mutation/kill.py numpy`` or ``torch``; see README.md beside this file.
 """
@@ -6,133 +6,103 @@
 from __future__ import annotations
 
 import argparse
-import ast
+import multiprocessing
+import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cosmic_ray import plugins
-from cosmic_ray.ast import ast_nodes, get_ast
-from cosmic_ray.mutating import mutate_code
-
+from hemspec_conformance.adapter import LOSSES as ALL
 from mutation import copies, verdict
-from mutation.explained import EXPLAINED
+from mutation.explained import EXPLAINED, Explained
+from mutation.machine import Change, changes, used
 
-LOSSES = ("hem_loss", "multi_margin_loss")
-FILES = {
-    "numpy": (
-        "hemspec/reference/hem.py",
-        "hemspec/reference/multi_margin.py",
-        "hemspec/reference/positions.py",
-        "hemspec/margins.py",
+LOSSES: Final = ("hem_loss", "multi_margin_loss")
+Question = tuple[Collection[str], Collection[str]]
+ANSWERS: Final = ("answers", "bad arguments")
+MARGIN_LOSSES: Final[Sequence[Question]] = ((ANSWERS, LOSSES),)
+WHOLE_SUITE: Final[Sequence[Question]] = ((ANSWERS, LOSSES), (ANSWERS, sorted({*ALL} - {*LOSSES})), (("laws",), LOSSES))
+ROOTS: Final = (*LOSSES, "margin_terms")
+"""What calls the rest; the last is how each implementation calls itself."""
+SECONDS: Final = 120
+"""For one mutant in one way. A loop that became endless is a difference too."""
+ROOT: Final = Path(__file__).parents[3]
+
+Texts = Mapping[str, str]
+
+
+class Way(NamedTuple):
+    """How a call gets to the code: a mode of the adapter (its first if there is no name), with names defined anew."""
+
+    mode: str | None = None
+    names: Mapping[str, Mapping[str, str]] = {}  # by file: name, code
+
+    def texts(self, texts: Texts) -> Texts:
+        result = dict(texts)
+        for path, defined in self.names.items():
+            for name, code in defined.items():
+                if not re.search(rf"^(def )?{name}\b", result[path], re.MULTILINE):
+                    raise copies.EditDoesNotApplyError(f"{path} has no {name} any more")
+                result[path] += f"\n{name} = {code}\n"
+        return result
+
+
+class Target(NamedTuple):
+    packages: Sequence[str]
+    files: Mapping[str, Sequence[str]]
+    """What is changed, and the ways that get there, the most telling first."""
+    ways: Mapping[str, Way]
+
+
+def implementation(code: str) -> dict[str, dict[str, str]]:
+    """Have that compute the margin losses, whatever the call."""
+    return {"hemspec_torch/selection.py": {"fast_terms": f"lambda *args, class_group, **options: {code}"}}
+
+
+TARGETS: Final = {
+    "numpy": Target(
+        ("hemspec",),
+        {f"hemspec/reference/{name}.py": ("reference",) for name in ("hem", "multi_margin", "positions")},
+        {"reference": Way()},
     ),
-    "torch": ("hemspec_torch/functional.py", "hemspec_torch/positions.py", "hemspec/loss_function.py"),
-}
-PACKAGES = {"numpy": ("hemspec",), "torch": ("hemspec", "hemspec_torch")}
-ELSEWHERE = {
-    "hemspec/reference/positions.py": ("images",),
-    "hemspec_torch/functional.py": (
-        "spoil",
-        "softmax_logits",
-        "cross_entropy",
-        "cross_entropy_loss",
-        "focal_loss",
-        "logit_norm_loss",
-        "logit_adjusted_loss",
-        "dice_loss",
+    "torch": Target(
+        ("hemspec", "hemspec_torch"),
+        {
+            "hemspec_torch/functional.py": ("plain operations", "eager", "vmap"),
+            "hemspec_torch/positions.py": ("plain operations", "eager", "what compilers get", "vmap"),
+            "hemspec_torch/blocked.py": ("eager", "small blocks", "vmap"),
+            "hemspec_torch/traced.py": ("what compilers get",),
+            "hemspec/loss_function.py": ("plain operations",),
+        },
+        {
+            "eager": Way(),
+            "small blocks": Way(names={"hemspec_torch/blocked.py": {"BLOCK": "16", "SMALL": "0"}}),
+            "plain operations": Way(names=implementation("None")),
+            "what compilers get": Way(names=implementation("traced.margin_terms(*args, **options)")),
+            "vmap": Way("vmap"),
+        },
     ),
 }
-"""Functions that HEM and MM do not use."""
-TESTS = {"numpy": ["tests/test_reference.py"], "torch": ["tests/torch"]}
-"""Asked about what passes the suite: they cover what no adapter can ask, such as defaults and `terms`."""
-MORE: dict[str, list[dict[str, Any]]] = {
-    "numpy": [{}],
-    "torch": [{}, {"about": ["bad arguments"], "losses": [*LOSSES, "logit_adjusted_loss"], "mode": "graph"}],
-}
-"""The rest of the suite: the other losses, and for PyTorch bad values that a compiled function cannot read."""
-ROOT = Path(__file__).parents[3]
-SECONDS = 120
-"""For one mutant. A loop that became endless is a difference too."""
+"""Left out: `hemspec.arguments` (mostly words) and `hemspec.margins` (no adapter is asked for margins). Of PyTorch
+`selection` (it only chooses), `fused` and `kernels` (minutes for each mutant in Triton's interpreter), `class_parallel`
+and `replicas` (several processes), `linear` (gradients of its own). `traced` is asked without a compiler, with which a
+mutant costs a second a case, so that what is run only while compiling is not asked. All those have unit tests."""
 
 
-class Change(NamedTuple):
-    """A mutant: one file's text with one place changed."""
-
-    path: str
-    text: str
-    line: int
-    old: str
-    new: str
-
-    def __str__(self) -> str:
-        return f"{self.path}:{self.line}\n  - {self.old}\n  + {self.new}"
-
-
-Place = tuple[int, int]  # line and column
-
-
-def spans_without_effect(tree: ast.Module, path: str) -> Iterator[tuple[Place, Place]]:
-    """The parts of a file whose mutants are equivalent, or about nothing that is asked here."""
-    parts: list[Any] = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
-            parts += node.exc.args  # what an error says, word by word
-        for name in ("annotation", "returns"):  # never evaluated: from __future__ import annotations
-            if getattr(node, name, None) is not None:
-                parts.append(getattr(node, name))
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
-            parts.append(node)
-        if isinstance(node, ast.keyword) and node.arg in ("frozen", "covariant"):
-            parts.append(node)  # says something to readers and to type checkers
-        if isinstance(node, ast.FunctionDef) and node.name in ELSEWHERE.get(path, ()):
-            parts += [node, *node.decorator_list]
-    for part in parts:
-        yield (part.lineno, part.col_offset), (part.end_lineno, part.end_col_offset)
-
-
-def changes(path: str, text: str, count: Counter[str]) -> Iterator[Change]:
-    """Every mutant of a file, less the equivalent ones, which are counted."""
-    tree = ast.parse(text)
-    spans = list(spans_without_effect(tree, path))
-    nodes = list(ast_nodes(get_ast(text)))
-    lines = text.splitlines()
-    seen = {ast.dump(tree)}
-    for name in sorted(plugins.operator_names()):
-        kind = plugins.get_operator(name)
-        if kind.arguments():
-            continue
-        operator = kind()
-        places = [start for node in nodes for start, _ in operator.mutation_positions(node)]
-        for occurrence, (line, column) in enumerate(places):
-            here = (line, column + (lines[line - 1][column] == "@"))
-            # The operators take the star before keyword-only arguments for a product.
-            star = lines[line - 1][column : column + 2] == "*,"
-            if star or any(start <= here < end for start, end in spans):
-                count["left out"] += 1
-                continue
-            mutated = mutate_code(text, operator, occurrence)
-            try:
-                dump = ast.dump(ast.parse(mutated))
-            except SyntaxError:
-                count["bad"] += 1
-                continue
-            if dump in seen:
-                count["same"] += 1
-                continue
-            seen.add(dump)
-            new = mutated.splitlines()
-            at = next((i for i, pair in enumerate(zip(lines, new, strict=False)) if pair[0] != pair[1]), line - 1)
-            yield Change(path, mutated, at + 1, lines[at].strip(), new[at].strip())
-
-
-def suite_notices(texts: Mapping[str, str], target: str, **asked: Any) -> str | None:
+def ask(
+    texts: Texts, target: str, way: Way, about: Collection[str], losses: Collection[str], cases: str = "*"
+) -> str | None:
     """The first thing that the conformance suite says, if it says anything."""
 
     def stop(*_: Any) -> None:
@@ -141,7 +111,10 @@ def suite_notices(texts: Mapping[str, str], target: str, **asked: Any) -> str | 
     signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS)
     try:
-        found = verdict.failures(copies.adapter_of(texts, target), first=1, **asked)
+        adapter = copies.adapter_of(way.texts(texts), target)
+        found = verdict.failures(adapter, losses, about=about, mode=way.mode, cases=cases, first=1)
+    except (SyntaxError, copies.EditDoesNotApplyError):
+        raise  # says something of this program, nothing of the mutant
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     finally:
@@ -149,113 +122,98 @@ def suite_notices(texts: Mapping[str, str], target: str, **asked: Any) -> str | 
     return found[0] if found else None
 
 
-def rest_of_suite_notices(texts: Mapping[str, str], target: str) -> str | None:
-    said = None
-    for asked in MORE[target]:
-        said = said or suite_notices(texts, target, **asked)
-    return said
+def noticed(target: str, texts: Texts, change: Change, questions: Sequence[Question]) -> str | None:
+    """What notices the mutant in one of the ways to its file, and what it says."""
+    mutated = {**texts, change.path: change.text}
+    for about, losses in questions:
+        for name in TARGETS[target].files[change.path]:
+            if said := ask(mutated, target, TARGETS[target].ways[name], about, losses):
+                return f"{name}: {said}"
+    return None
 
 
-def tests_notice(texts: Mapping[str, str], path: str, tests: Sequence[str]) -> bool:
-    """Whether a unit test, or an example in the changed file, fails with these texts."""
+def explanations() -> dict[tuple[str, str, str, str], Explained]:
+    return {(entry.path, entry.function, entry.old, entry.new): entry for entry in EXPLAINED}
+
+
+def mutants(target: str, texts: Texts) -> list[Change]:
+    """Those of the margin losses, in an order that stays: the first hundred are a sample that nobody has chosen."""
+    files = TARGETS[target].files
+    made = [change for path in files for change in changes(path, texts[path])]
+    asked = {"<module>", *used([texts[path] for path in files], ROOTS)}
+    return sorted((change for change in made if change.function.split(".")[0] in asked), key=lambda made: made.rank)
+
+
+def test_notices(texts: Texts, change: Change, test: str) -> bool:
+    """Whether that unit test fails with the mutant."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, text in texts.items():
+        for name, text in {**texts, change.path: change.text}.items():
             file = Path(folder, name)
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_text(text, "utf-8")
-        # Python imports from the working folder first.
-        command = [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-x",
-            "-p",
-            "no:cacheprovider",
-            "-c",
-            str(ROOT / "pyproject.toml"),
-        ]
-        module = path.removesuffix(".py").replace("/", ".")
-        runs = ([str(ROOT / test) for test in tests], ["--doctest-modules", "--pyargs", module])
-        return any(
-            subprocess.run(command + run, cwd=folder, capture_output=True).returncode not in (0, 5) for run in runs
+        options = ["-q", "-x", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+        path = os.pathsep.join([folder, *filter(None, [os.environ.get("PYTHONPATH")])])
+        run = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, str(ROOT / test)],
+            cwd=folder,
+            capture_output=True,
+            env={**os.environ, "PYTHONPATH": path},
         )
+        return run.returncode == 1
+
+
+def judge(target: str, texts: Texts, change: Change) -> tuple[str, str]:
+    """What became of a mutant, and who says so."""
+    entry = explanations().get(change.name)
+    said = noticed(target, texts, change, MARGIN_LOSSES if entry else WHOLE_SUITE)
+    if said is not None:
+        return ("killed" if entry is None else "explained but noticed"), said
+    if entry is None:
+        return "survived", ""
+    if entry.test and not test_notices(texts, change, entry.test):
+        return "survived", f"{entry.test} does not notice it"
+    return ("unit test" if entry.test else "known gap" if entry.gap else "equivalent"), entry.why
+
+
+def verdicts(target: str, texts: Texts, asked: Sequence[Change], workers: int) -> Iterator[tuple[str, str]]:
+    """As `judge` says, in the order of the mutants."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        yield from pool.map(partial(judge, target, texts), asked)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", choices=FILES)
-    parser.add_argument("--file", choices=[file for files in FILES.values() for file in files])
+    parser.add_argument("target", choices=TARGETS)
+    parser.add_argument("--file", help="only of this one")
     parser.add_argument(
-        "--suite-alone", action="store_true", help="do not ask the unit tests about what the suite passes"
+        "--part", default="1/1", help="2/10: the second tenth, so that a long run can be taken in parts"
     )
-    parser.add_argument("--verbose", action="store_true", help="print what noticed each")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--verbose", action="store_true", help="print what became of each")
     options = parser.parse_args()
 
-    texts = copies.sources(*PACKAGES[options.target])
-    tests = [] if options.suite_alone else TESTS[options.target]
-    if tests and any(tests_notice(texts, path, tests) for path in FILES[options.target]):
-        print("the unit tests do not pass without a mistake")
-        return 2
-    if (said := suite_notices(texts, options.target)) is not None:
-        print(f"the code without a mistake does not pass:\n{said}")
-        return 2
-    explained = {(entry.path, entry.old, entry.new): entry for entry in EXPLAINED}
-    used: set[tuple[str, str, str]] = set()
-    bad = False
-    rows = []
-    for path in FILES[options.target]:
-        if options.file not in (None, path):
-            continue
-        count: Counter[str] = Counter()
-        for change in changes(path, texts[path], count):
-            count["made"] += 1
-            mutated = {**texts, path: change.text}
-            key = (path, change.old, change.new)
-            entry = explained.get(key)
-            if said := suite_notices(mutated, options.target, losses=LOSSES):
-                count["killed"] += 1
-            elif entry is not None and entry.equivalent:
-                count["equivalent"] += 1
-            elif said := rest_of_suite_notices(mutated, options.target):
-                count["all losses"] += 1
-            elif tests and tests_notice(mutated, path, tests):
-                said = "unit tests"
-                count["unit tests"] += 1
-                print(f"UNIT TESTS ALONE {change}", flush=True)
-            elif entry is not None:
-                count["known gap"] += 1
-            else:
-                count["survived"] += 1
-                print(f"SURVIVED {change}", flush=True)
-            if said is None:
-                used.add(key)
-            if options.verbose:
-                print(f"{change}\n    {said}", flush=True)
-        rows.append((path, count))
-        asked = [entry for entry in explained if entry[0] == path]
-        for entry in asked:
-            if entry not in used:
-                bad = True
-                print(f"EXPLAINED BUT NOT A SURVIVOR {entry}")
-    heads = (
-        "made",
-        "killed",
-        "all losses",
-        "unit tests",
-        "equivalent",
-        "known gap",
-        "survived",
-        "left out",
-        "same",
-        "bad",
-    )
-    print(f"{'':34}" + "".join(f"{head:>11}" for head in heads) + f"{'killed %':>10}")
-    for path, count in rows:
-        rate = 100 * (count["killed"] + count["all losses"]) / max(count["made"] - count["equivalent"], 1)
-        print(f"{path:34}" + "".join(f"{count[head]:>11}" for head in heads) + f"{rate:10.1f}")
-        bad |= count["survived"] > 0
-    return int(bad)
+    part, parts = map(int, options.part.split("/"))
+    texts = copies.sources(*TARGETS[options.target].packages)
+    for name, way in TARGETS[options.target].ways.items():
+        if said := ask(texts, options.target, way, (*ANSWERS, "laws"), LOSSES):
+            print(f"the code without a mistake does not pass, {name}:\n{said}")
+            return 2
+    made = [change for change in mutants(options.target, texts) if options.file in (None, change.path)]
+    asked = made[part - 1 :: parts]
+    counts: dict[str, Counter[str]] = {change.path: Counter() for change in made}
+    start = time.monotonic()
+    for change, (became, said) in zip(asked, verdicts(options.target, texts, asked, options.workers), strict=True):
+        counts[change.path][became] += 1
+        bad = became in ("survived", "explained but noticed")
+        if bad or options.verbose:
+            print(f"{became.upper()} {change}\n    {said}", flush=True)
+    heads = ("killed", "equivalent", "unit test", "known gap", "survived", "explained but noticed")
+    print(f"{options.target}, part {options.part}: {len(asked)} mutants, {time.monotonic() - start:.0f} s")
+    print(f"{'':34}" + "".join(f"{head:>{len(head) + 2}}" for head in heads))
+    for path, count in counts.items():
+        print(f"{path:34}" + "".join(f"{count[head]:>{len(head) + 2}}" for head in heads))
+    return int(any(count["survived"] + count["explained but noticed"] for count in counts.values()))
 
 
 if __name__ == "__main__":

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable
+from fnmatch import fnmatchcase
 from typing import Any
 
 import numpy as np
 
 from hemspec_conformance.adapter import LOSSES
 from hemspec_conformance.backend import Backend, ConformanceError
-from hemspec_conformance.check import check_rejection, check_vector
-from hemspec_conformance.rejections import REJECTIONS
-from hemspec_conformance.vectors import load
+from hemspec_conformance.laws import EXAMPLES
+from hemspec_conformance.plan import Check, chosen_checks, law_checks, rejection_checks, vector_checks
 
 
 def failures(
@@ -22,34 +22,39 @@ def failures(
     *,
     about: Collection[str] = ("answers", "bad arguments"),
     mode: str | None = None,
+    cases: str = "*",
     first: int | None = None,
 ) -> list[str]:
     """One message for each check that fails, in the mode of that name or else in the adapter's first.
 
-    `about`: the two kinds of checks. `first`: stop after so many failures.
+    `about`: which of "answers", "bad arguments" and "laws". `cases`: those with such a name, in a shell's pattern.
+    `first`: stop after so many failures.
 
     A message that begins with "crashed" is an exception that the suite did not expect: noticed, but by accident.
     """
     backend = Backend.of(adapter)
-    (asked_mode,) = [m for m in backend.modes if m.name == (mode or backend.modes[0].name)]
-    checks: list[tuple[Any, Any, Sequence[Any]]] = []
-    if "answers" in about:
-        asked_as = [vector for vector in load() if vector.label_form in backend.label_forms]
-        checks += [(check_vector, vector, (asked_mode, dtype)) for vector in asked_as for dtype in vector.dtypes]
-    if "bad arguments" in about:
-        checks += [(check_rejection, rejection, (asked_mode,)) for rejection in REJECTIONS]
+    (asked,) = [m for m in backend.modes if m.name == (mode or backend.modes[0].name)]
+    kinds: dict[str, Callable[[str], Iterable[Check]]] = {
+        "answers": lambda loss: vector_checks(backend, loss, asked, full=True),
+        "bad arguments": lambda loss: rejection_checks(backend, loss, asked, full=True),
+        "laws": lambda loss: [
+            *chosen_checks(backend, loss, asked, full=False),
+            *law_checks(backend, loss, asked, EXAMPLES[asked.coverage]),
+        ],
+    }
+    offered = [loss for loss in LOSSES if loss in losses and (not asked.losses or loss in asked.losses)]
     found: list[str] = []
     with np.errstate(all="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        for check, asked, options in checks:
-            if asked.call.loss not in losses:
+        for check in (check for kind in about for loss in offered for check in kinds[kind](loss)):
+            if check.skip or not fnmatchcase(check.case, cases):
                 continue
             try:
-                check(backend, asked, *options)
+                check.run()
             except ConformanceError as error:
                 found.append(str(error))
             except Exception as error:
-                case = f"{asked.call.loss}, case {asked.name}, mode {asked_mode.name}"
+                case = f"{check.loss}, case {check.case}, mode {check.mode}"
                 found.append(f"crashed: {case}\n  {type(error).__name__}: {error}")
             if first is not None and len(found) >= first:
                 break
