@@ -28,9 +28,9 @@ EXTRAS = "torch,keras,jax,conformance,benchmark"
 SITE_TOOLS = ("sphinx", "furo", "myst-parser", "sphinx-design", "sphinx-copybutton")
 EXAMPLES = ("lightning", "transformers", "accelerate", "flax", "equinox")
 EXPORT = ("onnx", "onnxscript", "onnxruntime")
-TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist", *SITE_TOOLS, *EXAMPLES, *EXPORT)
+TOOLS = ("tensorflow-cpu", "triton", "ruff", "mypy", "pytest-xdist", "expecttest", *SITE_TOOLS, *EXAMPLES, *EXPORT)
 """TensorFlow's smaller build, the extra names the usual one; Triton, which otherwise comes with PyTorch for CUDA; what
-the documentation, the training examples and the tests of exported models need."""
+the documentation, the training examples and the tests of exported models need; and what PyTorch's own tests import."""
 BACKENDS = {
     "numpy": {},
     "torch": {},
@@ -106,6 +106,13 @@ def tests(session: nox.Session) -> None:
         pytest(session, *doctests, ROOT / "tests" / package, f"hemspec_{package}", "-n2", **variables)
     pytest(session, ROOT / "tests/benchmark", "-n2")
     return pytest(session, ROOT / "tests/perf", "-n2")
+
+
+@nox.session(default=False, venv_backend="none")
+def operators(session: nox.Session) -> None:
+    """PyTorch's own kind of operator and module tests on our losses, some minutes. Arguments go to pytest."""
+    stack(session)
+    pytest(session, ROOT / "tests/torch/operators.py", "-n2", *session.posargs)
 
 
 @nox.session(venv_backend="none")

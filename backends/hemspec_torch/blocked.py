@@ -95,6 +95,8 @@ def margin_terms(
             numerator = with_gradient(numerator, logits, gradient_of_kept(measured.kept, rows, slope, measured.size))
         else:
             numerator = Slope.apply(logits, numerator, slope, rows, measured)  # type: ignore[no-untyped-call]
+            if weights is not None and reduction == "none":  # not even a NaN from above reaches what does not exist
+                numerator = numerator.masked_fill(weights == 0.0, 0.0)
     return (numerator.reshape(target.shape) if reduction == "none" else numerator), denominator
 
 
@@ -113,13 +115,16 @@ def add_up(values: Tensor, weights: Tensor | None, reduction: str) -> tuple[Tens
 
 
 def is_plain(tensor: Any, device: str = "cpu") -> bool:
-    """A tensor of numbers on such a device: nothing traced, mapped, compiled or watched by forward mode."""
+    """A tensor of numbers on such a device: nothing traced, mapped, compiled or watched, by forward mode or another."""
     return (
         type(tensor) in (Tensor, torch.nn.Parameter)
         and tensor.device.type == device
         and tensor.layout is torch.strided
+        and not tensor.is_nested
         and not torch.compiler.is_compiling()
         and not torch._C._are_functorch_transforms_active()
+        and not torch._C._functorch.is_legacy_batchedtensor(tensor)
+        and not torch._C._len_torch_dispatch_stack()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and forward_ad._current_level < 0
     )
@@ -259,17 +264,17 @@ class Slope(Function):
         z, labels, z_y, slope, size, *tensors = ctx.saved_tensors
         margins, t = (n if x is None else x for n, x in zip(ctx.numbers, tensors, strict=True))
         rows = Rows(labels, z_y, margins)
-        if not torch.is_grad_enabled():
-            return slopes_at_kept(z, rows, t, slope * upstream, size), *[None] * 4
-        # To be differentiated once more: linear in what comes from above, constant in the logits.
+        if is_plain(upstream) and not torch.is_grad_enabled():
+            return slopes_at_kept(z, rows, t, slope * upstream, size, z.dtype), *[None] * 4
+        # A batch of gradients from above, or one to be differentiated once more: linear in it, constant in the logits.
         with torch.no_grad():
-            pattern = slopes_at_kept(z, rows, t, slope, size)
+            pattern = slopes_at_kept(z, rows, t, slope, size, slope.dtype)
         return (pattern * upstream).to(z.dtype), *[None] * 4
 
 
-def slopes_at_kept(z: Tensor, rows: Rows, thresholds: Any, slope: Tensor, size: Tensor) -> Tensor:
+def slopes_at_kept(z: Tensor, rows: Rows, thresholds: Any, slope: Tensor, size: Tensor, into: torch.dtype) -> Tensor:
     """The gradient. The mask is made again where the gradient goes, so that nothing else of its size is needed."""
-    gradient = torch.empty_like(z, memory_format=torch.contiguous_format)
+    gradient = torch.empty_like(z, dtype=into, memory_format=torch.contiguous_format)
     classes, dtype, axis = z.shape[1], rows.z_y.dtype, 1 if z.ndim == 2 else 0
     blocks = in_blocks(z, classes)
     many = isinstance(thresholds, Tensor)
@@ -282,7 +287,7 @@ def slopes_at_kept(z: Tensor, rows: Rows, thresholds: Any, slope: Tensor, size: 
         in_blocks((slope * size).neg_(), classes),
         strict=True,
     ):
-        out = result if z.dtype == dtype else scratch.like(block, dtype, 0)
+        out = result if into == dtype else scratch.like(block, dtype, 0)
         row.differences(block, out)
         torch.ge(out, t, out=out).mul_(slopes).scatter_(axis, row.labels, true)
         if out is not result:

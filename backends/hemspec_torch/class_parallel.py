@@ -95,7 +95,7 @@ def read_shard(
     labels, compute = targets.labels, targets.weights.dtype
     margins, poison = constant(margin, known, z.device, compute, name="margin", per_class=True)
     if margins.ndim:
-        poison = torch.where(torch.full((), len(margins), device=z.device) == classes, poison, torch.nan)
+        poison = poison.masked_fill(torch.full((), len(margins), device=z.device) != classes, torch.nan)
         labels = labels.clamp(max=len(margins) - 1)
     alive = torch.where(targets.valid, targets.poison * poison, 0.0)
     margins = at_true_class(margins, labels, compute)
@@ -144,20 +144,26 @@ def whole(value: Any, name: str) -> Tensor:
     return value.to_local()  # type: ignore[no-any-return]
 
 
-def largest_of(z: Tensor) -> Tensor:
-    """Over the classes, of which there may be none here. NaN if there is one."""
-    return z.amax(-1) if z.shape[-1] else z.new_full(z.shape[:-1], -torch.inf)
+def largest_of(z: Tensor, among: Tensor) -> Tensor:
+    """Over these classes, of which there may be none here. NaN if there is one.
+
+    Nothing is the least finite number, not -inf: who looks for infinities in a training finds none of ours.
+    """
+    least = torch.finfo(z.dtype).min
+    return torch.where(among, z, least).amax(-1) if z.shape[-1] else z.new_full(z.shape[:-1], least)
 
 
 def measure(shard: Shard, hem: bool) -> Found:
     """Three reductions over the processes. In none of them a NaN is compared: not every library's maximum keeps it."""
     z, labels, margins, classes, group = shard
     true = is_class(z, labels)
-    found = torch.stack([largest_of(torch.where(true, -torch.inf, z)), largest_of(torch.where(true, z, -torch.inf))])
+    masked = (true & torch.isneginf(z)).any(-1)  # then that is what the true logit is, and no maximum would say so
+    found = torch.stack([largest_of(z, ~true), largest_of(z, true), masked.to(z.dtype)])
     spoilt = torch.isnan(found).any(0)
-    found = torch.where(torch.isnan(found), -torch.inf, found)
+    found = found.masked_fill(torch.isnan(found), torch.finfo(z.dtype).min)
     dist.all_reduce(found, dist.ReduceOp.MAX, group=group)
-    rival, z_y = found
+    rival, z_y, masked = found
+    z_y = z_y.masked_fill(masked > 0, -torch.inf)
 
     errors = torch.where(true, 0.0, torch.relu(differences(z, z_y, margins)))
     spoilt = spoilt | torch.isnan(errors).any(-1)
@@ -203,7 +209,7 @@ class KeptMean(Function):
     ) -> Tensor:
         found = measure(Shard(z, labels, margins, classes, group), hem)
         share = 1.0 / (found.number.clamp(min=1.0) if hem else classes.expand_as(found.number))
-        share = torch.where(found.spoilt, torch.nan, share)
+        share = share.masked_fill(found.spoilt, torch.nan)
         share = torch.where(alive == 0, 0.0, share * alive)
         ctx.save_for_backward(z, labels, found.z_y, margins, found.thresholds, found.number, share)
         return found.total * share

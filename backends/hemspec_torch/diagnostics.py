@@ -73,7 +73,7 @@ def hem_diagnostics(
     }
     sums = []
     for count, size in counts.values():
-        weighted = weights * torch.where(is_nan, torch.nan, count.to(weights.dtype))
+        weighted = weights * count.to(weights.dtype).masked_fill(is_nan, torch.nan)
         sums += [torch.where(valid, weighted, 0.0).sum(), size.sum()]
     sums = list(summed(process_group, *sums))
     return {name: (sums[2 * i], sums[2 * i + 1]) for i, name in enumerate(counts)}

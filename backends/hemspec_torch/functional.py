@@ -68,7 +68,7 @@ def margin_differences(positions: Positions, margin: Any) -> Differences:
     rivals, true = (z - c) + at_true_class(margins, positions.labels, z.dtype).unsqueeze(-1), c - z_y
     with torch.no_grad():
         row_is_nan = (torch.isnan(rivals + true) & ~true_class).any(-1)
-        factor = torch.where(row_is_nan, torch.nan, positions.poison * poison).unsqueeze(-1)
+        factor = (positions.poison * poison).masked_fill(row_is_nan, torch.nan).unsqueeze(-1)
     rivals, true = rivals * factor, true * factor
     with torch.no_grad():
         errors = torch.where(true_class, 0.0, (rivals + true).clamp(min=0.0))
@@ -218,7 +218,7 @@ def multi_margin_loss(
 def spoil(z: Tensor, spoilt: Tensor, *poisons: Tensor) -> Tensor:
     """The logits, with every row NaN that is spoilt or poisoned: so is its gradient then."""
     with torch.no_grad():
-        factor = torch.where(spoilt, torch.nan, torch.ones_like(spoilt, dtype=z.dtype))
+        factor = torch.ones_like(spoilt, dtype=z.dtype).masked_fill(spoilt, torch.nan)
         for poison in poisons:
             factor = factor * poison
     return z * factor.unsqueeze(-1)
@@ -317,25 +317,23 @@ def focal_loss(
     if alpha is not None:
         a, poison = constant(alpha, *positions.classes_and_kind(), name="alpha", per_class=True, scalar=False)
         poisons.append(poison)
-    z = softmax_logits(positions, *poisons)
-    minus_log_p = cross_entropy(z, positions.labels)
+    log_p = torch.log_softmax(softmax_logits(positions, *poisons), -1)
+    minus_log_p = -log_p.gather(-1, positions.labels.unsqueeze(-1)).squeeze(-1)
 
-    # log q, q = 1 - p, straight from the logits: exact where 1 - p would round to 0. Where infinities make q exactly
-    # 0 (then log p is 0 as well) or 1 the loss is -log p, and zeros go where the logits were, so that no inf - inf can
-    # reach them.
-    true_class = positions.true_class()
-    with torch.no_grad():
-        no_rival = (torch.isneginf(z) | true_class).all(-1)
-        certain = no_rival | torch.isneginf(z.gather(-1, positions.labels.unsqueeze(-1)).squeeze(-1))
-    inner = torch.where(certain.unsqueeze(-1), 0.0, z)
-    rivals = torch.where(true_class, -torch.inf, inner)
-    log_q = torch.logsumexp(rivals, -1) - torch.logsumexp(inner, -1)
+    # log q, q = 1 - p, as the others' sum: exact where 1 - p would round to 0. Not by `logsumexp`, which asks whether
+    # there is a position at all, and in a compiled graph that may be unknown. The true class is left out by a number
+    # that is finite, so that who looks for infinities finds none of ours.
+    rivals = torch.where(positions.true_class(), torch.finfo(log_p.dtype).min, log_p)
+    largest = rivals.detach().amax(-1, keepdim=True)
+    log_q = (rivals - largest).exp().sum(-1).log() + largest.squeeze(-1)
     q_to_g = torch.exp(g * log_q)
+    # A true class at -inf: q is exactly 1, and no inf - inf may reach its gradient.
+    certain = torch.isinf(minus_log_p)
     values = torch.where(certain, minus_log_p, q_to_g * torch.where(certain, 0.0, minus_log_p))
     if alpha is not None:
         factor = at_true_class(a, positions.labels, values.dtype)
         # 0 times infinity: the product's gradient would be 0 times what is in front of it.
-        values = values * torch.where(torch.isinf(values) & (factor == 0), torch.nan, factor)
+        values = values * factor.masked_fill(torch.isinf(values) & (factor == 0), torch.nan)
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 

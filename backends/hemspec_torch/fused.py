@@ -377,22 +377,24 @@ class KeptErrors(Function):
     def backward(ctx: Any, upstream: Tensor, _: Tensor | None) -> tuple[Tensor, None]:
         found = Measured(*ctx.saved_tensors)
 
-        def gradient(above: Tensor) -> Tensor:
+        def gradient(above: Tensor, dtype: torch.dtype) -> Tensor:
             strides = ctx.planned.gradient_strides
-            result: Tensor = found.numbers.new_empty_strided(ctx.shape, strides, dtype=ctx.dtype)
+            result: Tensor = found.numbers.new_empty_strided(ctx.shape, strides, dtype=dtype)
             arguments = backward_arguments(result, above, ctx.planned, found)
             with on(result.device):
                 kernels.backward[ctx.planned.backward_grid](**arguments)
             return result
 
-        if not torch.is_grad_enabled():
-            return gradient(upstream), None
-        # To be differentiated once more: linear in what comes from above, constant in the logits.
+        if is_plain(upstream, found.numbers.device.type) and not torch.is_grad_enabled():
+            return gradient(upstream, ctx.dtype), None
+        # A batch of gradients from above, or one to be differentiated once more: linear in it, constant in the logits.
         with torch.no_grad():
-            pattern = gradient(torch.ones_like(upstream))
+            one = found.numbers.new_ones(())
+            pattern = gradient(one.expand(ctx.planned.positions) if upstream.ndim else one, found.numbers.dtype)
         if upstream.ndim:
-            upstream = upstream.unsqueeze(1) if len(ctx.shape) == 2 else upstream.view(ctx.shape[0], 1, -1)
-        return (pattern * upstream).to(ctx.dtype), None
+            upstream = upstream.unsqueeze(1) if len(ctx.shape) == 2 else upstream.reshape(ctx.shape[0], 1, -1)
+        # Where there is nothing it stays 0, whatever comes from above.
+        return torch.where(pattern == 0.0, 0.0, pattern * upstream).to(ctx.dtype), None
 
 
 def backward_arguments(result: Tensor, above: Tensor, planned: Plan, found: Measured) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from hemspec.arguments import (
     read_chunk_rows,
 )
 from hemspec.loss_function import loss_function
-from hemspec_torch.blocked import BLOCK, SMALLEST
+from hemspec_torch.blocked import BLOCK, SMALLEST, is_plain
 from hemspec_torch.functional import hem_loss
 from hemspec_torch.positions import add_up, check_tensors, constant, divide, dtype_name, targets_for
 from hemspec_torch.replicas import ProcessGroup, check_process_group, over_replicas
@@ -151,7 +151,10 @@ def is_transformed() -> bool:
     """Whether a transformation needs to see inside."""
     tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     mapped = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-    return bool(tracing or mapped or is_exporting())
+    watched = (
+        not torch.compiler.is_compiling() and torch._C._len_torch_dispatch_stack()
+    )  # make_fx, a checkpoint's policy
+    return bool(tracing or mapped or watched or is_exporting())
 
 
 def cuts(size: int, step: int) -> Iterator[slice]:
@@ -223,8 +226,8 @@ def measure(
     size = counts.clamp(min=1.0)
     values = totals / size * factor
     spoilt = torch.isnan(values)
-    share = torch.where(valid, torch.where(spoilt, torch.nan, size.reciprocal()), 0.0)
-    active = torch.where(valid, torch.where(spoilt, torch.nan, (counts > 0).to(share.dtype)), 0.0)
+    share = torch.where(valid, size.reciprocal().masked_fill(spoilt, torch.nan), 0.0)
+    active = torch.where(valid, (counts > 0).to(share.dtype).masked_fill(spoilt, torch.nan), 0.0)
     return values, share, active, bits
 
 
@@ -284,9 +287,11 @@ class LinearHEM(Function):
         # What does not exist has no gradient, whatever comes from above.
         upstream = torch.where(valid, upstream, 0.0)
         compiling = torch.compiler.is_compiling()
-        if torch.is_grad_enabled() and not compiling:  # to be differentiated once more: bilinear in x and weight
-            g = Slopes(bits, labels, share, active, x.dtype).of(slice(0, len(x)), slice(0, len(weight)))
-            g = g * upstream.to(g.dtype).unsqueeze(1)
+        if not compiling and (torch.is_grad_enabled() or not is_plain(upstream, x.device.type)):
+            # A batch of gradients from above, or one to be differentiated once more: bilinear in x and weight.
+            with torch.no_grad():
+                g = Slopes(bits, labels, share, active, share.dtype).of(slice(0, len(x)), slice(0, len(weight)))
+            g = (g * upstream.unsqueeze(1)).to(x.dtype)
             found = g @ weight, g.t() @ torch.where(valid.unsqueeze(1), x, 0.0), g.sum(0)
         else:
             step: Any = differentiate

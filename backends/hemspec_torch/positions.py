@@ -114,6 +114,18 @@ def check_tensors(**arguments: Any) -> None:
                 f"{name} must be a tensor of this process; got a DTensor (take its to_local() with process_group=...,"
                 " or its full_tensor(); a DTensor input sharded over classes is for hem_loss and multi_margin_loss)"
             )
+        check_dense(value, name)
+
+
+def check_dense(value: Tensor, name: str) -> None:
+    if value.is_nested:
+        raise TypeError(
+            f"{name} must be a dense tensor; got a nested one (take torch.cat({name}.unbind()), all positions one after"
+            " the other, of the logits, the target and the weights alike)"
+        )
+    if value.layout is not torch.strided:
+        layout = str(value.layout).removeprefix("torch.")
+        raise TypeError(f"{name} must be a dense tensor; got one of layout {layout} (take its to_dense())")
 
 
 def is_distributed(value: object) -> bool:
@@ -139,6 +151,7 @@ def targets_for(
     else:
         if not isinstance(sample_weight, Tensor):
             raise TypeError(f"sample_weight must be a torch.Tensor or None; got {type(sample_weight).__name__}")
+        check_dense(sample_weight, "sample_weight")
         check_weight(sample_weight.shape, dtype_name(sample_weight), target.shape)
         check_is_constant(sample_weight, "sample_weight")
         weights = place(sample_weight.detach(), target.device, compute)
@@ -157,9 +170,9 @@ def targets_for(
     bad = valid & (bad_label | bad_weight)
     return Targets(
         labels=torch.where(valid & ~bad_label, labels, 0),
-        weights=torch.where(bad_weight, torch.nan, weights),
+        weights=weights.masked_fill(bad_weight, torch.nan),  # not `where`, which would make a tensor of the NaN
         valid=valid,
-        poison=torch.where(bad, torch.nan, torch.ones_like(weights)),
+        poison=torch.ones_like(weights).masked_fill(bad, torch.nan),
     )
 
 
@@ -271,7 +284,7 @@ def are_good(numbers: Tensor, positive: bool) -> Tensor:
 def poison_of(good: Tensor | None, device: torch.device, dtype: torch.dtype) -> Tensor:
     """1, or NaN if a number is not good; see `given`."""
     one = torch.ones((), dtype=dtype, device=device)
-    return one if good is None else torch.where(good.all().to(device), one, torch.nan)
+    return one if good is None else one.masked_fill(~good.all().to(device), torch.nan)
 
 
 def at_true_class(vector: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:

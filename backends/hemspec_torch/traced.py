@@ -100,8 +100,8 @@ class KeptMean(Function):
             largest = total = errors.sum(-1)
         kept = errors >= threshold(largest, total, classes, hem).unsqueeze(-1)
         count = kept.to(z.dtype).sum(-1)  # a sum of booleans is one of int64, and slow
-        share = torch.where(count > 0, 1.0 / count, 0.0) if hem else torch.full_like(count, 1.0 / classes)
-        share = torch.where(torch.isnan(largest), torch.nan, share)
+        share = 1.0 / count.clamp(min=1.0) if hem else torch.full_like(count, 1.0 / classes)
+        share = share.masked_fill(torch.isnan(largest), torch.nan)
         share = torch.where(alive == 0, 0.0, share * alive)
         ctx.save_for_backward(z, labels, z_y, margins, largest, total, count, share)
         ctx.hem = hem
