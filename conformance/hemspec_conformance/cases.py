@@ -394,6 +394,10 @@ def dice_cases() -> Iterator[Case]:
     bad = z.copy()
     bad[1, 0, 2, 0] = NAN
     yield image("nan_spoils_its_image_alone", bad, y, reduction="none")
+    # What does not exist has no gradient, also in an image that is NaN.
+    absent, w = y.copy(), np.ones(y.shape)
+    absent[1, 0, 0], w[1, 1, 3] = -100, 0.0
+    yield image("nan_image_with_absent_positions", bad, absent, sample_weight=w, reduction="none")
     masked = z.copy()
     masked[0, 1, 1, 3] = -INF
     yield image("minus_inf_at_true_class_of_one_pixel", masked, y, reduction="none")

@@ -17,6 +17,7 @@ pytest.importorskip("hemspec_conformance.plugin")
 pytest.importorskip("ml_dtypes", reason="the vectors run in bfloat16 too")
 
 import wrong_hems
+from commands import UNDER_PYTEST
 from mutation import verdict
 
 from hemspec import SPEC_VERSION
@@ -150,7 +151,7 @@ def test_under_pytest_a_run_that_stops_early_fails(copy_of_the_suite: Path) -> N
     """Tests that were collected and never ran count as missing."""
     module = copy_of_the_suite / "hemspec_conformance" / "test_conformance.py"
     module.write_text(module.read_text().replace("range(len(checks)), ids=[check.id for check in checks]", "range(9)"))
-    options = ["-q", "-p", "no:cacheprovider", "--pyargs", "hemspec_conformance"]
+    options = ["-q", "-p", "no:cacheprovider", *UNDER_PYTEST]
     run = run_command(copy_of_the_suite, "pytest", *options, "--backend", "hemspec_conformance.adapters.numpy")
     assert run.returncode == 1, run.stdout
     assert "9 passed" in run.stdout
@@ -158,6 +159,6 @@ def test_under_pytest_a_run_that_stops_early_fails(copy_of_the_suite: Path) -> N
 
 
 def test_under_pytest_without_a_backend_nothing_passes(tmp_path: Path) -> None:
-    run = run_command(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", "--pyargs", "hemspec_conformance")
+    run = run_command(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", *UNDER_PYTEST)
     assert run.returncode != 0
     assert "--backend is needed" in run.stdout

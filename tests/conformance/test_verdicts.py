@@ -15,6 +15,8 @@ import pytest
 pytest.importorskip("hypothesis")
 pytest.importorskip("hemspec_conformance.cli")
 
+from commands import UNDER_PYTEST
+
 SOUND = """
 from hemspec_conformance.adapter import ExpectedFailure, Mode
 from hemspec_conformance.adapters import numpy as right
@@ -51,7 +53,6 @@ def conformance(folder: Path, broken: str, *options: str) -> Run:
 
 RANDOM = ("--only", "adapter/*", "--only", "hem_loss/random_*", "--only", "cross_entropy_loss/random_*")
 """Where HEM fails throughout: no laws, each of which would look for its smallest counterexample for seconds."""
-UNDER_PYTEST = ("-p", "hemspec_conformance.plugin", "--pyargs", "hemspec_conformance")
 HEM_AND_CE = ("--examples", "3", "--only", "adapter/*", "--only", "hem_loss*", "--only", "cross_entropy_loss*")
 
 

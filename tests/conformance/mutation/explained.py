@@ -37,7 +37,6 @@ NOT_NEGATIVE = "it is never negative, and a NaN is counted by isnan"
 ANY_NEGATIVE = "NumPy takes any negative size for the rest"
 ABSENT = "a position that does not exist has weight 0 and a finite loss: its share is 0 anyway"
 THROWN_AWAY = "what is put where the denominator is 0 is thrown away"
-NOT_IN_DICE = "its share is 0 anyway; but of an image that is NaN, and no vector has an absent position in one"
 LAST = "np.where(valid[..., None], last, np.zeros((), logits.dtype)).astype(np.float64)"
 
 TORCH, TORCH_POSITIONS = "hemspec_torch/functional.py", "hemspec_torch/positions.py"
@@ -80,10 +79,9 @@ EXPLAINED: Final[list[Explained]] = [
         "((self.values > 0) | np.isnan(self.values))",
         why=ABSENT,
     ),
-    *Group(POSITIONS, "Evaluation.gradient")
-    .add("self.positions.weights == 0", "self.positions.weights <= 0", why="no weight is below 0")
-    .add("self.positions.weights == 0", "self.positions.weights == -1", why=NOT_IN_DICE, gap=True)
-    .add("rows[self.positions.weights == 0] = 0.0", "pass", why=NOT_IN_DICE, gap=True),
+    *Group(POSITIONS, "Evaluation.gradient").add(
+        "self.positions.weights == 0", "self.positions.weights <= 0", why="no weight is below 0"
+    ),
     *Group(POSITIONS, "divide")
     .add("denominator == 0", "denominator <= 0", why="no sum of weights is below 0")
     .add(
