@@ -111,8 +111,10 @@ class _Loss(nn.Module):
         if torch.compiler.is_compiling():  # what is made here is no tensor to keep
             return copied if fits else value
         # A mode may want no real tensors, and an inference tensor, which the constructor does not make, has no version.
-        if torch._C._len_torch_dispatch_stack() or value.is_inference():
+        if value.is_inference():
             return value
+        if torch._C._len_torch_dispatch_stack():
+            return copied if fits and version == value._version and type(input) is Tensor else value
         if not fits or version != value._version:
             with torch.inference_mode(False):
                 copied = place(value, input.device, dtype)
