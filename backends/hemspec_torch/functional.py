@@ -318,15 +318,17 @@ def focal_loss(
     if alpha is not None:
         a, poison = constant(alpha, *positions.classes_and_kind(), name="alpha", per_class=True, scalar=False)
         poisons.append(poison)
-    log_p = torch.log_softmax(softmax_logits(positions, *poisons), -1)
-    minus_log_p = -log_p.gather(-1, positions.labels.unsqueeze(-1)).squeeze(-1)
+    z = softmax_logits(positions, *poisons)
+    minus_log_p = cross_entropy(z, positions.labels)
 
-    # log q, q = 1 - p, as the others' sum: exact where 1 - p would round to 0. Not by `logsumexp`, which asks whether
-    # there is a position at all, and in a compiled graph that may be unknown. The true class is left out by a number
-    # that is finite, so that who looks for infinities finds none of ours.
-    rivals = torch.where(positions.true_class(), torch.finfo(log_p.dtype).min, log_p)
+    # log q, q = 1 - p, from the others' sum: exact where 1 - p would round to 0. Both sums are made of the same terms,
+    # and of a view, where their slopes meet and cancel before another is added: exactly, where p is 0. Not by
+    # `logsumexp`, which asks whether there is a position at all, and in a compiled graph that may be unknown. The true
+    # class is left out by a number that is finite, so that who looks for infinities finds none of ours.
+    terms = z.view_as(z)
+    rivals = torch.where(positions.true_class(), torch.finfo(z.dtype).min, terms)
     largest = rivals.detach().amax(-1, keepdim=True)
-    log_q = (rivals - largest).exp().sum(-1).log() + largest.squeeze(-1)
+    log_q = ((rivals - largest).exp().sum(-1).log() + largest.squeeze(-1)) - terms.exp().sum(-1).log()
     q_to_g = torch.exp(g * log_q)
     # A true class at -inf: q is exactly 1, and no inf - inf may reach its gradient.
     certain = torch.isinf(minus_log_p)
