@@ -325,7 +325,9 @@ def focal_loss(
     # that is finite, so that who looks for infinities finds none of ours.
     rivals = torch.where(positions.true_class(), torch.finfo(log_p.dtype).min, log_p)
     largest = rivals.detach().amax(-1, keepdim=True)
-    log_q = (rivals - largest).exp().sum(-1).log() + largest.squeeze(-1)
+    log_rivals = (rivals - largest).exp().sum(-1).log() + largest.squeeze(-1)
+    # q / (q + p), since over many classes `log_softmax` drifts and what it gives adds up to 1 no more.
+    log_q = torch.nn.functional.logsigmoid(log_rivals + minus_log_p)
     q_to_g = torch.exp(g * log_q)
     # A true class at -inf: q is exactly 1, and no inf - inf may reach its gradient.
     certain = torch.isinf(minus_log_p)
