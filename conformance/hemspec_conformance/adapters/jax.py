@@ -38,8 +38,6 @@ X64 = Mode(
     refusals=False,
     coverage="brief",
 )
-HUNTED = Mode("eager", setting="debug_nans", dtypes=("float32",), finite_only=True, refusals=False, coverage="core")
-"""JAX stops at the first NaN or infinity. It goes op by op then, since so it would search a compiled function."""
 VMAP = Mode("vmap", dtypes=("float32",), setting="strict", reads_values=False, per_example=True, coverage="brief")
 LINEAR = Mode(
     "linear",
@@ -59,7 +57,6 @@ LAYOUTS = tuple(
 modes = (
     EAGER,
     CLASS,
-    HUNTED,
     VMAP,
     Mode("jit", dtypes=NARROW, device="gpu", setting="strict", reads_values=False, coverage="first dtype", skip=NO_GPU),
     LINEAR,
@@ -111,11 +108,7 @@ def weighted(call: Call, mode: Mode, upstream: Any) -> tuple[Any, Any]:
 def configured(mode: Mode) -> Iterator[None]:
     """What JAX is set to while the loss and its gradient are computed."""
     strict = "strict" in mode.setting
-    hunted = mode is HUNTED
     with (
-        jax.debug_nans(hunted),
-        jax.debug_infs(hunted),
-        jax.disable_jit(hunted),
         enable_x64("x64" in mode.setting),
         jax.numpy_dtype_promotion("strict" if strict else "standard"),
         jax.numpy_rank_promotion("raise" if strict else "allow"),

@@ -159,11 +159,13 @@ def derivative(kind: str, call: Call, mode: Mode, direction: Tensor) -> Tensor:
     logits = call.logits.requires_grad_()
     value = loss(logits)
     if kind == "batched":
-        return torch.autograd.grad(value, logits, direction, is_grads_batched=True)[0]
+        batch: Tensor = torch.autograd.grad(value, logits, direction, is_grads_batched=True)[0]
+        return batch
     total = value.sum()
     inner = torch.autograd.grad(total if kind == "nested" else total**2, logits, create_graph=True)[0]
     outer = (inner * direction).sum() + (total**2 if kind == "nested" else 0)
-    return torch.autograd.grad(outer, logits)[0]
+    derived: Tensor = torch.autograd.grad(outer, logits)[0]
+    return derived
 
 
 def in_torch_order(logits: Tensor, call: Call, mode: Mode) -> Tensor:
@@ -256,9 +258,9 @@ def setting(name: str) -> Iterator[None]:
         finally:
             torch.use_deterministic_algorithms(False)
     elif name == HUNTED.setting:
-        with warnings.catch_warnings(), Finite():
+        with warnings.catch_warnings(), Finite():  # type: ignore[no-untyped-call]
             warnings.simplefilter("ignore", UserWarning)  # that it is for debugging
-            with torch.autograd.detect_anomaly(check_nan=True):  # type: ignore[no-untyped-call]
+            with torch.autograd.detect_anomaly(check_nan=True):
                 yield
     elif name.startswith("triton_"):
         with interpreted(small_tiles=name == TILED.setting):
@@ -267,7 +269,7 @@ def setting(name: str) -> Iterator[None]:
         yield
 
 
-class Finite(TorchDispatchMode):
+class Finite(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Stops at the first operation that gives a NaN or an infinity.
 
     Memory that nobody has written yet may hold any, and so may a view of it.
