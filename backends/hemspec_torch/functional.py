@@ -30,6 +30,7 @@ from hemspec_torch.positions import (
 )
 from hemspec_torch.replicas import ProcessGroup, check_group, check_process_group, over_replicas, summed
 from hemspec_torch.selection import fast_terms
+from hemspec_torch.symbolic import recorded
 
 __all__ = [
     "cross_entropy_loss",
@@ -89,7 +90,7 @@ def kept_errors(errors: Tensor) -> Tensor:
     return (high & (errors > 0)) | torch.isnan(errors)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def hem_loss(
     input: Tensor,
     target: Tensor,
@@ -161,7 +162,7 @@ def hem_loss(
     return over_replicas(terms, process_group)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -239,7 +240,7 @@ def cross_entropy(z: Tensor, labels: Tensor) -> Tensor:
     return -torch.log_softmax(z, -1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def cross_entropy_loss(
     input: Tensor,
     target: Tensor,
@@ -275,7 +276,7 @@ def cross_entropy_loss(
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def focal_loss(
     input: Tensor,
     target: Tensor,
@@ -339,7 +340,7 @@ def focal_loss(
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def logit_norm_loss(
     input: Tensor,
     target: Tensor,
@@ -385,7 +386,7 @@ def logit_norm_loss(
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def logit_adjusted_loss(
     input: Tensor,
     target: Tensor,
@@ -434,7 +435,7 @@ def logit_adjusted_loss(
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def dice_loss(
     input: Tensor,
     target: Tensor,
