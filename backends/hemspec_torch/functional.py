@@ -27,6 +27,7 @@ from hemspec_torch.positions import (
     place,
     poison_of,
     read_positions,
+    total,
 )
 from hemspec_torch.replicas import ProcessGroup, check_group, check_process_group, over_replicas, summed
 from hemspec_torch.selection import fast_terms
@@ -319,16 +320,18 @@ def focal_loss(
         a, poison = constant(alpha, *positions.classes_and_kind(), name="alpha", per_class=True, scalar=False)
         poisons.append(poison)
     z = softmax_logits(positions, *poisons)
-    minus_log_p = cross_entropy(z, positions.labels)
-
-    # log q, q = 1 - p, from the others' sum: exact where 1 - p would round to 0. Both sums are made of the same terms,
-    # and of a view, where their slopes meet and cancel before another is added: exactly, where p is 0. Not by
-    # `logsumexp`, which asks whether there is a position at all, and in a compiled graph that may be unknown. The true
-    # class is left out by a number that is finite, so that who looks for infinities finds none of ours.
-    terms = z.view_as(z)
-    rivals = torch.where(positions.true_class(), torch.finfo(z.dtype).min, terms)
+    # p and q = 1 - p as the sigmoids of a difference and of its negative, that of z_y from the others' logsumexp: exact
+    # where 1 - p would round to 0, and the gradient at y is a single number, where that of a softmax would be the sum
+    # of C small ones, which drifts in a plain loop. Not by `logsumexp` and `logsigmoid`, which ask whether there is a
+    # position at all: in a compiled graph that may be unknown. The true class is left out by a number that is finite,
+    # so that who looks for infinities finds none of ours.
+    rivals = torch.where(positions.true_class(), torch.finfo(z.dtype).min, z)
     largest = rivals.detach().amax(-1, keepdim=True)
-    log_q = ((rivals - largest).exp().sum(-1).log() + largest.squeeze(-1)) - terms.exp().sum(-1).log()
+    others = (rivals - largest).exp().sum(-1).log() + largest.squeeze(-1)
+    lead = z.gather(-1, positions.labels.unsqueeze(-1)).squeeze(-1) - others
+    leads = lead > 0  # log(1 + exp) of a number that is not positive, whose derivative at 0 is a half from either side
+    rest = torch.where(leads, -lead, lead).exp().log1p()
+    minus_log_p, log_q = rest - torch.where(leads, 0.0, lead), -(rest + torch.where(leads, lead, 0.0))
     q_to_g = torch.exp(g * log_q)
     # A true class at -inf: q is exactly 1, and no inf - inf may reach its gradient.
     certain = torch.isinf(minus_log_p)
@@ -482,7 +485,7 @@ def dice_loss(
     shape = target.shape[:0] if batch else target.shape[:1]
 
     def per_image(rows: Tensor) -> Tensor:
-        return rows.reshape(math.prod(shape), math.prod(target.shape[len(shape) :]), rows.shape[-1]).sum(1)
+        return total(rows.reshape(math.prod(shape), math.prod(target.shape[len(shape) :]), rows.shape[-1]), 1)
 
     p = torch.softmax(softmax_logits(positions, poison), -1)
     w = positions.weights.unsqueeze(-1)
