@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import logsigmoid
 
 from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
 from hemspec.loss_function import loss_function
@@ -27,6 +28,7 @@ from hemspec_torch.positions import (
     place,
     poison_of,
     read_positions,
+    total,
 )
 from hemspec_torch.replicas import ProcessGroup, check_group, check_process_group, over_replicas, summed
 from hemspec_torch.selection import fast_terms
@@ -317,15 +319,17 @@ def focal_loss(
     if alpha is not None:
         a, poison = constant(alpha, *positions.classes_and_kind(), name="alpha", per_class=True, scalar=False)
         poisons.append(poison)
-    log_p = torch.log_softmax(softmax_logits(positions, *poisons), -1)
-    minus_log_p = -log_p.gather(-1, positions.labels.unsqueeze(-1)).squeeze(-1)
-
-    # log q, q = 1 - p, as the others' sum: exact where 1 - p would round to 0. Not by `logsumexp`, which asks whether
-    # there is a position at all, and in a compiled graph that may be unknown. The true class is left out by a number
-    # that is finite, so that who looks for infinities finds none of ours.
-    rivals = torch.where(positions.true_class(), torch.finfo(log_p.dtype).min, log_p)
+    z = softmax_logits(positions, *poisons)
+    # p and q = 1 - p as the sigmoids of a difference and of its negative, that of z_y from the others' logsumexp: exact
+    # where 1 - p would round to 0, and the gradient at y is a single number, where that of a softmax would be the sum
+    # of C small ones, which drifts in a plain loop. Not by `logsumexp`, which asks whether there is a position at all,
+    # and in a compiled graph that may be unknown. The true class is left out by a number that is finite, so that who
+    # looks for infinities finds none of ours.
+    rivals = torch.where(positions.true_class(), torch.finfo(z.dtype).min, z)
     largest = rivals.detach().amax(-1, keepdim=True)
-    log_q = (rivals - largest).exp().sum(-1).log() + largest.squeeze(-1)
+    others = (rivals - largest).exp().sum(-1).log() + largest.squeeze(-1)
+    lead = z.gather(-1, positions.labels.unsqueeze(-1)).squeeze(-1) - others
+    minus_log_p, log_q = -logsigmoid(lead), logsigmoid(-lead)
     q_to_g = torch.exp(g * log_q)
     # A true class at -inf: q is exactly 1, and no inf - inf may reach its gradient.
     certain = torch.isinf(minus_log_p)
@@ -479,7 +483,7 @@ def dice_loss(
     shape = target.shape[:0] if batch else target.shape[:1]
 
     def per_image(rows: Tensor) -> Tensor:
-        return rows.reshape(math.prod(shape), math.prod(target.shape[len(shape) :]), rows.shape[-1]).sum(1)
+        return total(rows.reshape(math.prod(shape), math.prod(target.shape[len(shape) :]), rows.shape[-1]), 1)
 
     p = torch.softmax(softmax_logits(positions, poison), -1)
     w = positions.weights.unsqueeze(-1)
