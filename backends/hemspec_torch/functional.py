@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
 
 from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
 from hemspec.loss_function import loss_function
@@ -323,13 +322,15 @@ def focal_loss(
     # p and q = 1 - p as the sigmoids of a difference and of its negative, that of z_y from the others' logsumexp: exact
     # where 1 - p would round to 0, and the gradient at y is a single number, where that of a softmax would be the sum
     # of C small ones, which drifts in a plain loop. Not by `logsumexp`, which asks whether there is a position at all,
-    # and in a compiled graph that may be unknown. The true class is left out by a number that is finite, so that who
+    # and in a compiled graph that may be unknown (nor by `logsigmoid`). The true class is left out by a number that is finite, so that who
     # looks for infinities finds none of ours.
     rivals = torch.where(positions.true_class(), torch.finfo(z.dtype).min, z)
     largest = rivals.detach().amax(-1, keepdim=True)
     others = (rivals - largest).exp().sum(-1).log() + largest.squeeze(-1)
     lead = z.gather(-1, positions.labels.unsqueeze(-1)).squeeze(-1) - others
-    minus_log_p, log_q = -logsigmoid(lead), logsigmoid(-lead)
+    leads = lead > 0  # log(1 + exp) of a number that is not positive, whose derivative at 0 is a half from either side
+    rest = torch.where(leads, -lead, lead).exp().log1p()
+    minus_log_p, log_q = rest - torch.where(leads, 0.0, lead), -(rest + torch.where(leads, lead, 0.0))
     q_to_g = torch.exp(g * log_q)
     # A true class at -inf: q is exactly 1, and no inf - inf may reach its gradient.
     certain = torch.isinf(minus_log_p)
