@@ -109,10 +109,10 @@ def true_logits(z: tf.Tensor, labels: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 def errors_of(z: tf.Tensor, z_y: tf.Tensor, margins: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
     """e of shape (N, C), NaN where something is NaN, but for the true class.
 
-    max(-m, d) + m is max(0, d + m) to the last bit, and the graph optimiser cannot turn it into
-    max(0, (z_j + m) - z_y), which rounds at the size of the logits. At a kink the gradient is that of the first, 0.
+    max(d, -m) + m is max(0, d + m) to the last bit, and the graph optimiser cannot turn it into
+    max(0, (z_j + m) - z_y), which rounds at the size of the logits. The other way round XLA would lose a NaN.
     """
-    errors = tf.maximum(-margins, tf.cast(z, margins.dtype) - z_y) + margins
+    errors = tf.maximum(tf.cast(z, margins.dtype) - z_y, -margins) + margins
     return tf.where(is_true_class(z, labels), tf.constant(0.0, margins.dtype), errors)
 
 

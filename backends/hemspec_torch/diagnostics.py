@@ -11,11 +11,12 @@ from hemspec.loss_function import diagnostics
 from hemspec_torch.functional import kept_errors, margin_differences
 from hemspec_torch.positions import divide, is_distributed, read_positions, total
 from hemspec_torch.replicas import ProcessGroup, check_group, summed
+from hemspec_torch.symbolic import recorded
 
 __all__ = ["hem_diagnostics"]
 
 
-@diagnostics(divide)
+@diagnostics(divide, recorded)
 @torch.no_grad()
 def hem_diagnostics(
     input: Tensor,

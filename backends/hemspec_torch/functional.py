@@ -31,6 +31,7 @@ from hemspec_torch.positions import (
 )
 from hemspec_torch.replicas import ProcessGroup, check_group, check_process_group, over_replicas, summed
 from hemspec_torch.selection import fast_terms
+from hemspec_torch.symbolic import recorded
 
 __all__ = [
     "cross_entropy_loss",
@@ -90,7 +91,7 @@ def kept_errors(errors: Tensor) -> Tensor:
     return (high & (errors > 0)) | torch.isnan(errors)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def hem_loss(
     input: Tensor,
     target: Tensor,
@@ -162,7 +163,7 @@ def hem_loss(
     return over_replicas(terms, process_group)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def multi_margin_loss(
     input: Tensor,
     target: Tensor,
@@ -240,7 +241,7 @@ def cross_entropy(z: Tensor, labels: Tensor) -> Tensor:
     return -torch.log_softmax(z, -1).gather(-1, labels.unsqueeze(-1)).squeeze(-1)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def cross_entropy_loss(
     input: Tensor,
     target: Tensor,
@@ -276,7 +277,7 @@ def cross_entropy_loss(
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def focal_loss(
     input: Tensor,
     target: Tensor,
@@ -321,9 +322,9 @@ def focal_loss(
     z = softmax_logits(positions, *poisons)
     # p and q = 1 - p as the sigmoids of a difference and of its negative, that of z_y from the others' logsumexp: exact
     # where 1 - p would round to 0, and the gradient at y is a single number, where that of a softmax would be the sum
-    # of C small ones, which drifts in a plain loop. Not by `logsumexp`, which asks whether there is a position at all,
-    # and in a compiled graph that may be unknown (nor by `logsigmoid`). The true class is left out by a number that is finite, so that who
-    # looks for infinities finds none of ours.
+    # of C small ones, which drifts in a plain loop. Not by `logsumexp` and `logsigmoid`, which ask whether there is a
+    # position at all: in a compiled graph that may be unknown. The true class is left out by a number that is finite,
+    # so that who looks for infinities finds none of ours.
     rivals = torch.where(positions.true_class(), torch.finfo(z.dtype).min, z)
     largest = rivals.detach().amax(-1, keepdim=True)
     others = (rivals - largest).exp().sum(-1).log() + largest.squeeze(-1)
@@ -342,7 +343,7 @@ def focal_loss(
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def logit_norm_loss(
     input: Tensor,
     target: Tensor,
@@ -388,7 +389,7 @@ def logit_norm_loss(
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def logit_adjusted_loss(
     input: Tensor,
     target: Tensor,
@@ -437,7 +438,7 @@ def logit_adjusted_loss(
     return over_replicas(add_up(values, positions.weights, positions.valid, reduction), process_group)
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def dice_loss(
     input: Tensor,
     target: Tensor,

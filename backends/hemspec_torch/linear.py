@@ -32,6 +32,7 @@ from hemspec_torch.blocked import BLOCK, SMALLEST, is_plain
 from hemspec_torch.functional import hem_loss
 from hemspec_torch.positions import add_up, check_tensors, constant, divide, dtype_name, is_exporting, targets_for
 from hemspec_torch.replicas import ProcessGroup, check_process_group, over_replicas
+from hemspec_torch.symbolic import recorded
 
 __all__ = ["linear_hem_loss"]
 
@@ -41,7 +42,7 @@ UNPACKED = 1 << 23
 """Elements that an accelerator unpacks at once: the indices take a quarter of what they become in half precision."""
 
 
-@loss_function(divide)
+@loss_function(divide, recorded)
 def linear_hem_loss(
     input: Tensor,
     linear_weight: Tensor,

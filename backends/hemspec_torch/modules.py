@@ -5,13 +5,17 @@ and what the constructor said holds whatever is loaded, moved, cast or averaged.
 tensor on the CPU, neither parameter nor buffer; assign another to change it. A process group is a connection, no data:
 deep copies share it, and pickle refuses it with a TypeError of PyTorch's own (set the module's ``process_group`` to
 None before).
+
+torch.fx traces a model with a loss in it: the loss is one call of the graph. TorchScript compiles a model that holds
+one, and calls the loss in Python: give every argument there, ``criterion(z, y, None)``. What calls it cannot be saved,
+so a model to be saved is scripted without that call, or exported by ``torch.export``.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, cast, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +35,7 @@ from hemspec.arguments import (
 )
 from hemspec.keywords import with_foreign_keywords
 from hemspec.loss_function import LossFunction
-from hemspec_torch import functional, linear
+from hemspec_torch import functional, linear, symbolic
 from hemspec_torch.blocked import is_plain
 from hemspec_torch.diagnostics import hem_diagnostics
 from hemspec_torch.positions import check_is_constant, dtype_name, place
@@ -49,7 +53,16 @@ __all__ = [
 ]
 
 
+LossT = TypeVar("LossT", bound="_Loss")
+MethodT = TypeVar("MethodT", bound=Callable[..., Any])
+
 STATE_ELSEWHERE = ("margin", "alpha", "class_counts", "weight")
+
+
+def not_scripted(method: MethodT) -> MethodT:
+    """TorchScript calls it in Python instead of compiling it. It wants annotations that are types, not text."""
+    method.__annotations__ = get_type_hints(method)
+    return cast("MethodT", torch.jit.ignore(method))  # type: ignore[no-untyped-call]
 
 
 class _Loss(nn.Module):
@@ -59,12 +72,13 @@ class _Loss(nn.Module):
     reductions: ClassVar[tuple[str, ...]] = REDUCTIONS
     constants: ClassVar[tuple[str, ...]] = ()
     groups: ClassVar[tuple[str, ...]] = ("process_group",)
-    # What a pickle has that was made before there were groups.
-    process_group: ProcessGroup | None = None
-    class_group: ProcessGroup | None = None
+    __jit_ignored_attributes__: ClassVar = ["_copies"]
+
+    _class: Callable[..., type[_Loss]]
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
+        cls._class = torch.jit.ignore(lambda *_: cls)  # type: ignore[no-untyped-call]
         cls.__init__ = with_foreign_keywords(cls.__init__)  # type: ignore[method-assign]
 
     def __init__(self, *, ignore_index: int | None, reduction: str, process_group: ProcessGroup | None) -> None:
@@ -73,7 +87,7 @@ class _Loss(nn.Module):
         check_process_group(process_group, reduction)
         self.ignore_index = check_ignore_index(ignore_index)
         self.reduction = reduction
-        self.process_group = process_group
+        self.process_group: ProcessGroup | None = process_group
         self._copies: dict[str, tuple[int, Tensor]] = {}
 
     def _hold(self, name: str, value: Any, *, scalar: bool = True, counts: bool = False) -> None:
@@ -87,6 +101,8 @@ class _Loss(nn.Module):
     def _near(self, name: str, input: object) -> Any:
         """A hyper-parameter; a vector where the logits are and in the compute dtype, copied there once."""
         value = getattr(self, name)
+        if symbolic.is_symbolic(input):  # numbers, since a graph would make a buffer of a tensor
+            return value.tolist() if isinstance(value, Tensor) else value
         if not (isinstance(value, Tensor) and isinstance(input, Tensor)) or input.device.type == "cpu":
             return value
         dtype = torch.float64 if input.dtype == torch.float64 else torch.float32
@@ -95,8 +111,10 @@ class _Loss(nn.Module):
         if torch.compiler.is_compiling():  # what is made here is no tensor to keep
             return copied if fits else value
         # A mode may want no real tensors, and an inference tensor, which the constructor does not make, has no version.
-        if torch._C._len_torch_dispatch_stack() or value.is_inference():
+        if value.is_inference():
             return value
+        if torch._C._len_torch_dispatch_stack():
+            return copied if fits and version == value._version and type(input) is Tensor else value
         if not fits or version != value._version:
             with torch.inference_mode(False):
                 copied = place(value, input.device, dtype)
@@ -123,18 +141,35 @@ class _Loss(nn.Module):
         state_dict = {key: value for key, value in state_dict.items() if key not in dropped}
         super()._load_from_state_dict(state_dict, prefix, *args)
 
+    def _is_leaf(self, input: Any) -> bool:
+        """Whether torch.fx is tracing a model, in whose graph this module is a call of its own, as PyTorch's are.
+
+        Not where a derived class has another ``forward``, which then is traced, nor where this is the whole model.
+        """
+        if not symbolic.is_symbolic(input):
+            return False
+        return type(self).forward.__module__ == __name__ and self is not input.tracer.root
+
     def _options(self, input: object = None) -> dict[str, Any]:
         """The arguments of the function. For logits, with vectors where they are."""
         options: dict[str, Any] = {name: self._near(name, input) for name in self.constants}
         options |= {"ignore_index": self.ignore_index, "reduction": self.reduction}
         return options | {name: getattr(self, name) for name in self.groups if getattr(self, name) is not None}
 
+    @not_scripted
     def forward(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> Tensor:
         """The loss of logits ``(N, C, ...)`` and integer targets ``(N, ...)``; weights ``(N, ...)`` or ``(N,)``."""
+        if isinstance(self, torch.jit.ScriptModule):
+            return out_of_script(self).forward(input, target, sample_weight)
+        if self._is_leaf(input):
+            return symbolic.module_call(self, input, target, sample_weight)
         return type(self).function(input, target, sample_weight=sample_weight, **self._options(input))
 
+    @not_scripted
     def terms(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The average's numerator and denominator, which add up over micro-batches and replicas; averages do not."""
+        if isinstance(self, torch.jit.ScriptModule):
+            return out_of_script(self).terms(input, target, sample_weight)
         return type(self).function.terms(input, target, sample_weight=sample_weight, **self._options(input))
 
     def extra_repr(self) -> str:
@@ -157,10 +192,22 @@ class _Loss(nn.Module):
         return {**vars(self), "_copies": {}}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Also of a pickle of hemspec 0.1, where vectors were buffers."""
-        super().__setstate__({"_copies": {}, **state})  # type: ignore[no-untyped-call]
+        """Also of a pickle of hemspec 0.1, where vectors were buffers and there were no groups."""
+        state = {"_copies": {}, **dict.fromkeys(self.groups), **state}
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         for name in set(self.constants) & set(self._buffers):
             setattr(self, name, torch.from_numpy(on_host(self._buffers.pop(name), name)))
+
+
+def out_of_script(standin: LossT) -> LossT:
+    """The loss for which TorchScript hands in a stand-in, that has little more than the values it holds."""
+    cls = standin._class()
+    module: Any = cls.__new__(cls)
+    nn.Module.__init__(module)
+    module._copies = {}
+    for name in (*cls.constants, *cls.groups, "ignore_index", "reduction"):
+        setattr(module, name, getattr(standin, name))
+    return cast("LossT", module)
 
 
 def on_host(value: Any, name: str) -> Any:
@@ -199,6 +246,10 @@ class HEMLoss(_Loss):
     Raises:
         TypeError, ValueError: a margin that is negative or not finite, an unknown reduction.
 
+    Note:
+        ``torch.jit.script`` of a model that holds it works. A scripted method that calls it gives all arguments,
+        ``criterion(z, y, None)``, and cannot be saved: it runs in Python. ``torch.export`` has no such limit.
+
     Example:
         >>> criterion = HEMLoss()
         >>> criterion(torch.tensor([[1.0, 1.5, 0.0, -3.0]]), torch.tensor([0])).item()
@@ -226,6 +277,7 @@ class HEMLoss(_Loss):
         check_group(class_group, name="class_group")
         self.class_group = class_group
 
+    @not_scripted
     def diagnostics(self, input: Tensor, target: Tensor, sample_weight: Tensor | None = None) -> dict[str, Tensor]:
         """What to log while training: the dict of `hem_diagnostics` for this loss's margin, ``ignore_index``, groups.
 
@@ -233,6 +285,8 @@ class HEMLoss(_Loss):
             input: logits, also of a loss that is otherwise given something else.
             target, sample_weight: as in ``forward``.
         """
+        if isinstance(self, torch.jit.ScriptModule):
+            return out_of_script(self).diagnostics(input, target, sample_weight)
         options = self._options(input)
         options = {name: value for name, value in options.items() if name not in ("reduction", "chunk_rows")}
         return hem_diagnostics(input, target, sample_weight=sample_weight, **options)
@@ -272,6 +326,7 @@ class LinearHEMLoss(HEMLoss):
         super().__init__(margin=margin, ignore_index=ignore_index, reduction=reduction, process_group=process_group)
         self.chunk_rows = check_chunk_rows(chunk_rows)
 
+    @not_scripted
     def forward(  # type: ignore[override]
         self,
         input: Tensor,
@@ -281,9 +336,14 @@ class LinearHEMLoss(HEMLoss):
         sample_weight: Tensor | None = None,
     ) -> Tensor:
         """The loss of features ``(..., D)``, a head ``(C, D)`` and ``(C,)``, and integer targets ``(...)``."""
+        if isinstance(self, torch.jit.ScriptModule):
+            return out_of_script(self).forward(input, linear_weight, target, linear_bias, sample_weight)
+        if self._is_leaf(input):
+            return symbolic.module_call(self, input, linear_weight, target, linear_bias, sample_weight)
         arguments = {"linear_bias": linear_bias, "sample_weight": sample_weight, **self._options(input)}
         return type(self).function(input, linear_weight, target, **arguments)
 
+    @not_scripted
     def terms(  # type: ignore[override]
         self,
         input: Tensor,
@@ -293,6 +353,8 @@ class LinearHEMLoss(HEMLoss):
         sample_weight: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """The average's numerator and denominator, which add up over micro-batches and replicas; averages do not."""
+        if isinstance(self, torch.jit.ScriptModule):
+            return out_of_script(self).terms(input, linear_weight, target, linear_bias, sample_weight)
         arguments = {"linear_bias": linear_bias, "sample_weight": sample_weight, **self._options(input)}
         return type(self).function.terms(input, linear_weight, target, **arguments)
 

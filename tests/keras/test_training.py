@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import doctest
 import importlib
 import json
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -214,6 +216,51 @@ def every_loss_at_once(**options: Any) -> Any:
     model = keras.Model(inputs, {name: keras.layers.Dense(3, name=name)(steps) for name in losses})
     model.compile("sgd", loss=losses, weighted_metrics={"hem": HEMLoss().metrics()}, **options)
     return model
+
+
+@contextlib.contextmanager
+def hunting(backend: str) -> Iterator[None]:
+    """With the framework's own search for NaN and, but in PyTorch, infinities."""
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        tf.debugging.enable_check_numerics()
+        try:
+            yield
+        finally:
+            tf.debugging.disable_check_numerics()
+    elif backend == "jax":
+        import jax
+
+        with jax.debug_nans(True), jax.debug_infs(True):
+            yield
+    else:
+        import torch
+
+        with torch.autograd.set_detect_anomaly(True):
+            yield
+
+
+@pytest.mark.finding(10)
+def test_hunters_of_nan_find_nothing(rng: np.random.Generator, backend: str) -> None:
+    """Of finite input no loss makes a NaN or an infinity on its way, masked and weighted neither."""
+    # JAX compiles each operation for itself here: one loss, the other backends one of each way of weighting.
+    losses = {name: LOSSES[name]() for name in (["hem-plus"] if backend == "jax" else ["hem-plus", "dice"])}
+    inputs = keras.Input((5, 4))
+    steps = keras.layers.Masking()(inputs)
+    model = keras.Model(inputs, {name: keras.layers.Dense(3, name=name)(steps) for name in losses})
+    x, y, w = (
+        rng.normal(size=(4, 5, 4)).astype(np.float32),
+        rng.integers(0, 3, (4, 5)),
+        np.float32([[0], [1], [2], [1]]),
+    )
+    x[1, 3:] = 0.0
+    metrics = {"hem-plus": losses["hem-plus"].metrics()}
+    with hunting(backend):
+        model.compile("sgd", loss=losses, weighted_metrics=metrics, run_eagerly=True)
+        given = [dict.fromkeys(losses, values) for values in (y, w)]
+        logs = model.train_on_batch(x, given[0], sample_weight=given[1], return_dict=True)
+    assert all(np.isfinite(value) for value in logs.values())
 
 
 @pytest.mark.finding(22)

@@ -370,3 +370,22 @@ def test_devices_without_float64(rng: np.random.Generator, backend: str, case: s
             value = call(y.astype(np.float64), marked)
         if device is not None and case != "metrics":
             assert value[0].device.type == device
+
+
+@pytest.mark.finding(9)
+@pytest.mark.skipif(os.environ["KERAS_BACKEND"] != "tensorflow", reason="TensorFlow's graphs")
+@pytest.mark.parametrize("case", CASES)
+def test_graphs_without_float64(rng: np.random.Generator, case: str) -> None:
+    import tensorflow as tf
+
+    class_name, _, constants = CASES[case]
+    loss = getattr(hemspec.keras, class_name)(**constants)
+    z, y, w = batch(rng)
+
+    def step(y_pred: Any) -> Any:
+        return loss(y, y_pred, w.astype(np.float64)), loss(np.eye(C)[y], with_mask(y_pred, y > 0), w[:, :1])
+
+    graph = tf.function(step).get_concrete_function(tf.TensorSpec(z.shape)).graph
+    made = {output.dtype for operation in graph.get_operations() for output in operation.outputs}
+    assert tf.float32 in made
+    assert tf.float64 not in made

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib.metadata import distributions
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -154,11 +154,12 @@ def derivative(kind: str, call: Call, mode: Mode, direction: Tensor) -> Tensor:
     logits = call.logits.requires_grad_()
     value = loss(logits)
     if kind == "batched":
-        return torch.autograd.grad(value, logits, direction, is_grads_batched=True)[0]
+        (batched,) = torch.autograd.grad(value, logits, direction, is_grads_batched=True)
+        return cast("Tensor", batched)
     total = value.sum()
     inner = torch.autograd.grad(total if kind == "nested" else total**2, logits, create_graph=True)[0]
     outer = (inner * direction).sum() + (total**2 if kind == "nested" else 0)
-    return torch.autograd.grad(outer, logits)[0]
+    return cast("Tensor", torch.autograd.grad(outer, logits)[0])
 
 
 def in_torch_order(logits: Tensor, call: Call, mode: Mode) -> Tensor:
