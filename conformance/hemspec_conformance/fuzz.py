@@ -48,7 +48,7 @@ def portions(backend: Backend, inputs: int) -> Iterator[tuple[Mode, str, int]]:
     cells = [
         (mode, loss)
         for mode in backend.modes
-        if not mode.skip
+        if not mode.skip and not mode.finite_only
         for loss in LOSSES
         if loss in backend.losses and (not mode.losses or loss in mode.losses)
     ]

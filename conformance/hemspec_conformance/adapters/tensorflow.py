@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,15 @@ EAGER = Mode("eager")
 GRAPH = Mode("graph", dtypes=("float32", "float64", "bfloat16"), reads_values=False, coverage="first dtype")
 UNKNOWN = Mode("graph", setting="unknown_sizes", reads_values=False, static_shapes=False, coverage="core")
 XLA = Mode("xla", dtypes=("float32", "bfloat16"), reads_values=False, coverage="brief")
+HUNTED = Mode("eager", setting="check_numerics", dtypes=("float32",), finite_only=True, refusals=False, coverage="core")
+"""With ``tf.debugging.enable_check_numerics``, which stops at the first NaN or infinity."""
 VMAP = Mode("vmap", dtypes=("float32",), reads_values=False, per_example=True, coverage="brief")
 modes = (
     EAGER,
     Mode("eager", layout="channels_first"),
     Mode("eager", layout="channels_last"),
     Mode("eager", device="gpu", reads_values=False, skip=NO_GPU),
+    HUNTED,
     VMAP,
     GRAPH,
     UNKNOWN,
@@ -69,8 +73,18 @@ def weighted(call: Call, mode: Mode, upstream: Any) -> tuple[Any, Any]:
     vectors = {k: tf.constant(v) for k, v in call.constants.items() if isinstance(v, np.ndarray)}
     fixed = {k: v for k, v in call.keywords.items() if k != "sample_weight" and k not in vectors}
     function = evaluate if mode.execution == "eager" else graph(call.loss, fixed, arrays, vectors, mode)
-    value, gradient = function(call.loss, fixed, arrays, vectors)
+    with hunting() if mode is HUNTED else contextlib.nullcontext():
+        value, gradient = function(call.loss, fixed, arrays, vectors)
     return tf.reduce_sum(value) if mode.per_example and call.reduction == "sum" else value, gradient
+
+
+@contextlib.contextmanager
+def hunting() -> Iterator[None]:
+    tf.debugging.enable_check_numerics()
+    try:
+        yield
+    finally:
+        tf.debugging.disable_check_numerics()
 
 
 def graph(

@@ -14,6 +14,8 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import hemspec.torch
 from hemspec_conformance.adapter import DERIVATIVES, LOSSES, Array, Call, Mode
@@ -23,7 +25,7 @@ name = "torch"
 spec_version = 1
 losses = tuple(LOSSES)
 argument_names = {"logits": "input", "labels": "target"}
-derivatives = tuple(kind for kind in DERIVATIVES if kind != "batched")
+derivatives = tuple(DERIVATIVES)
 
 NO_CUDA = "" if torch.cuda.is_available() else "PyTorch finds no CUDA device"
 NO_TRITON = "" if importlib.util.find_spec("triton") else "Triton is not installed"
@@ -38,6 +40,8 @@ EAGER = Mode("eager")
 MODULE = Mode("module")
 GRAPH = Mode("graph", dtypes=("float32", "float64", "bfloat16"), reads_values=False, coverage="first dtype")
 """torch.compile(fullgraph=True) up to the graph that Dynamo captures, run as it is: a third of a second a case."""
+HUNTED = Mode("eager", setting="detect_anomaly", dtypes=("float32",), finite_only=True, refusals=False, coverage="core")
+"""With ``torch.autograd.detect_anomaly``, and with every operation's result looked at, forward ones included."""
 COMPILED = Mode("compile", dtypes=("float32",), reads_values=False, refusals=False, coverage="core")
 """All of torch.compile(fullgraph=True), the code that Inductor generates included: several seconds a case."""
 DYNAMIC = Mode(
@@ -70,6 +74,7 @@ modes = (
     Mode("eager", setting="autocast_float16", refusals=False),
     Mode("eager", setting="deterministic", refusals=False),
     Mode("eager", device="cuda", reads_values=False, skip=NO_CUDA),
+    HUNTED,
     INTERPRETED,
     TILED,
     MODULE,
@@ -251,11 +256,30 @@ def setting(name: str) -> Iterator[None]:
             yield
         finally:
             torch.use_deterministic_algorithms(False)
+    elif name == HUNTED.setting:
+        with warnings.catch_warnings(), Finite():  # type: ignore[no-untyped-call]
+            warnings.simplefilter("ignore", UserWarning)  # that it is for debugging
+            with torch.autograd.detect_anomaly(check_nan=True):
+                yield
     elif name.startswith("triton_"):
         with interpreted(small_tiles=name == TILED.setting):
             yield
     else:
         yield
+
+
+class Finite(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Stops at the first operation that gives a NaN or an infinity.
+
+    Memory that nobody has written yet may hold any, and so may a view of it.
+    """
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(() if "empty" in func.name() or func.is_view else result):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise FloatingPointError(f"{func.name()} gave {tensor}")
+        return result
 
 
 @contextlib.contextmanager
