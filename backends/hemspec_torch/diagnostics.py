@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hemspec.loss_function import diagnostics
 from hemspec_torch.functional import kept_errors, margin_differences
-from hemspec_torch.positions import divide, is_distributed, read_positions
+from hemspec_torch.positions import divide, is_distributed, read_positions, total
 from hemspec_torch.replicas import ProcessGroup, check_group, summed
 from hemspec_torch.symbolic import recorded
 
@@ -75,6 +75,6 @@ def hem_diagnostics(
     sums = []
     for count, size in counts.values():
         weighted = weights * count.to(weights.dtype).masked_fill(is_nan, torch.nan)
-        sums += [torch.where(valid, weighted, 0.0).sum(), size.sum()]
+        sums += [total(torch.where(valid, weighted, 0.0)), total(size)]
     sums = list(summed(process_group, *sums))
     return {name: (sums[2 * i], sums[2 * i + 1]) for i, name in enumerate(counts)}

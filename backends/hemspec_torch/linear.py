@@ -30,9 +30,8 @@ from hemspec.arguments import (
 from hemspec.loss_function import loss_function
 from hemspec_torch.blocked import BLOCK, SMALLEST, is_plain
 from hemspec_torch.functional import hem_loss
-from hemspec_torch.positions import add_up, check_tensors, constant, divide, dtype_name, targets_for
+from hemspec_torch.positions import add_up, check_tensors, constant, divide, dtype_name, is_exporting, targets_for
 from hemspec_torch.replicas import ProcessGroup, check_process_group, over_replicas
-from hemspec_torch.selection import is_exporting
 from hemspec_torch.symbolic import recorded
 
 __all__ = ["linear_hem_loss"]
@@ -69,7 +68,8 @@ def linear_hem_loss(
     casts them.
 
     Compiled, it is two operators of the graph, without a break. ``torch.func``'s transformations and forward-mode
-    differentiation need all logits at once, and so does a second backward.
+    differentiation need all logits at once, and so does a second backward. Where a dispatch mode looks on (``make_fx``,
+    ``FlopCounterMode``, the policy of a selective checkpoint), all logits are made, and kept.
 
     Args:
         input: features, floating point, shape ``(..., D)``.

@@ -296,16 +296,27 @@ def at_true_class(vector: Tensor, labels: Tensor, dtype: torch.dtype) -> Tensor:
     return vector.index_select(0, labels.reshape(-1)).reshape(labels.shape)
 
 
+def is_exporting() -> bool:
+    """Whether torch.export is tracing. Before PyTorch 2.7 it cannot be asked."""
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
+
+
+def total(numbers: Tensor, *axis: int) -> Tensor:
+    """The sum over positions. Compiled for a CPU it may be a plain loop, which drifts: in float64 there."""
+    plain_loop = torch.compiler.is_compiling() and numbers.device.type == "cpu" and not is_exporting()
+    return numbers.sum(*axis, dtype=torch.float64 if plain_loop else None).to(numbers.dtype)
+
+
 def add_up(values: Tensor, weights: Tensor, counts: Tensor, reduction: str) -> tuple[Tensor, Tensor | None]:
     """Numerator and denominator of a reduction. Elements that do not count add exactly 0."""
     weighted = torch.where(counts, weights * values, 0.0)
     if reduction == "none":
         return weighted, None
     if reduction == "sum":
-        return weighted.sum(), None
+        return total(weighted), None
     if reduction == "active_mean":
         counts = counts & ((values > 0) | torch.isnan(values))
-    return weighted.sum(), torch.where(counts, weights, 0.0).sum()
+    return total(weighted), total(torch.where(counts, weights, 0.0))
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:

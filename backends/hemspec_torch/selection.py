@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hemspec_torch import blocked, traced
-from hemspec_torch.positions import is_distributed
+from hemspec_torch.positions import is_distributed, is_exporting
 from hemspec_torch.replicas import ProcessGroup
 
 INTERPRETED = False
@@ -53,11 +53,6 @@ def fast_terms(
         warnings.warn(f"hemspec uses plain operations, since its kernels do not run: {error}", stacklevel=4)
         return None
     return terms
-
-
-def is_exporting() -> bool:
-    """Whether torch.export is tracing. Before PyTorch 2.7 it cannot be asked."""
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def gpu_of(tensor: Tensor) -> int | None:

@@ -150,15 +150,14 @@ def squared(f: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 @pytest.mark.finding(11)
-@pytest.mark.parametrize("reduction", ["none", "average"])
-@pytest.mark.parametrize("shape", [(3, CLASSES), (2, CLASSES, 2)], ids=str)
+@pytest.mark.parametrize(("shape", "reduction"), [((3, CLASSES), "none"), ((2, CLASSES, 2), "average")], ids=str)
 @pytest.mark.parametrize(("way", "name"), CASES)
 def test_derivatives_of_any_order_mode_and_nesting(
     way: str, name: str, shape: tuple[int, ...], reduction: str, take: Callable[[str], None]
 ) -> None:
     take(way)
-    if len(shape) > 2 and (name == "linear_hem" or (way == "kernels" and reduction == "average")):
-        pytest.skip("its rows are flat" if name == "linear_hem" else "the interpreter is slow, and this the same")
+    if len(shape) > 2 and way == "kernels":
+        shape, reduction = shape[:2], "average"  # the interpreter is slow
     z, y = draw(name, shape)
     if reduction == "average":
         reduction = "active_mean" if name in (*MARGIN, "linear_hem") else "mean"
@@ -275,7 +274,7 @@ class Finite(TorchDispatchMode):
 
 
 @pytest.mark.finding(10)
-@pytest.mark.parametrize("scale", [0.0, 1.0, 1e3, 1e30])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 1e30])
 @pytest.mark.parametrize(("way", "name"), [case for case in CASES if case[0] != "kernels"])
 def test_finite_logits_meet_no_nan_and_no_infinity(
     way: str, name: str, scale: float, take: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
@@ -284,7 +283,7 @@ def test_finite_logits_meet_no_nan_and_no_infinity(
     # While somebody looks, plain operations take over. Here what is looked at is what they take over from.
     monkeypatch.setattr(blocked, "is_plain", lambda tensor, device="cpu": True)
     loss, options, _ = LOSSES[name]
-    for dtype in (torch.float32, torch.float64):
+    for dtype in (torch.float32, torch.float64) if scale == 1.0 else (torch.float32,):
         z, y = draw(name, (4, CLASSES))
         y[1] = -100
         z = (z * scale).to(dtype).requires_grad_()
@@ -364,7 +363,7 @@ def test_checkpoints_that_save_everything_or_nothing(name: str) -> None:
 
 
 @pytest.mark.finding(16)
-@pytest.mark.parametrize("mode", ["real", "fake", "symbolic"])
+@pytest.mark.parametrize("mode", ["real", "symbolic"])  # fake is symbolic without symbols
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_graph_that_is_traced_is_that_of_any_logits(name: str, mode: str) -> None:
     loss, options, _ = LOSSES[name]
