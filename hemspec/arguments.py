@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence, Set, ValuesView
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +20,10 @@ from hemspec import advice
 from hemspec.shapes import Shape, agree, show, show_size, without
 
 FLOATING: Final = ("float16", "bfloat16", "float32", "float64")
-REDUCTIONS: Final = ("none", "sum", "mean")
-MARGIN_REDUCTIONS: Final = ("none", "sum", "mean", "active_mean")
+Reduction: TypeAlias = Literal["none", "sum", "mean"]
+MarginReduction: TypeAlias = Literal["none", "sum", "mean", "active_mean"]
+REDUCTIONS: Final[tuple[str, ...]] = get_args(Reduction)
+MARGIN_REDUCTIONS: Final[tuple[str, ...]] = get_args(MarginReduction)
 """`active_mean` counts positions whose loss is positive, which only a margin loss can switch off."""
 
 CHUNKS: Final = 32

@@ -35,3 +35,20 @@ def unresolved(module: ModuleType) -> list[str]:
         annotations = [p.annotation for p in signature.parameters.values()] + [signature.return_annotation]
         wrong += [f"{name}: {text!r}" for text in (*annotations, *hints.values()) if isinstance(text, str)]
     return wrong
+
+
+def reductions(module: ModuleType) -> dict[str, set[object]]:
+    """What each loss, function or class, says its `reduction` may be."""
+    found = {}
+    for name in module.__all__:
+        one = getattr(module, name)
+        parameters = inspect.signature(one, eval_str=True).parameters if callable(one) else {}
+        if name.lower().endswith("loss") and "reduction" in parameters:
+            found[name] = names_in(parameters["reduction"].annotation)
+    return found
+
+
+def names_in(annotation: object) -> set[object]:
+    """What a Literal allows, or a union of some."""
+    parts = typing.get_args(annotation)
+    return set().union(*map(names_in, parts)) if parts else {annotation}

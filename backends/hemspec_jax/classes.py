@@ -26,6 +26,8 @@ from jax.tree_util import GetAttrKey
 from hemspec.arguments import (
     MARGIN_REDUCTIONS,
     REDUCTIONS,
+    MarginReduction,
+    Reduction,
     check_chunk_rows,
     check_constant_dtype,
     check_flag,
@@ -76,7 +78,7 @@ class _Loss:
 
     axis: int = -1
     ignore_index: int | None = -100
-    reduction: str = "mean"
+    reduction: MarginReduction = "mean"
     axis_name: Any = None
 
     function: ClassVar[LossFunction[..., Array]]
@@ -205,7 +207,7 @@ class HEMLoss(_MarginLoss):
         HEMLoss(margin=1.0, axis=-1, ignore_index=-100, reduction='active_mean', axis_name=None, class_axis_name=None)
     """
 
-    reduction: str = "active_mean"
+    reduction: MarginReduction = "active_mean"
 
     function = functional.hem_loss
 
@@ -234,7 +236,7 @@ class LinearHEMLoss(_MarginLoss):
     """
 
     axis: ClassVar[int] = -1  # type: ignore[misc]  # no field: features and kernel have their axes where they are
-    reduction: str = "active_mean"
+    reduction: MarginReduction = "active_mean"
     chunk_rows: int | None = None
 
     function = linear_hem_loss
@@ -283,6 +285,7 @@ class CrossEntropyLoss(_Loss):
 
     class_axis_name: Any = None
 
+    reduction: Reduction = "mean"
     function = functional.cross_entropy_loss
 
     def __post_init__(self) -> None:
@@ -303,6 +306,7 @@ class FocalLoss(_Loss):
     gamma: Any = 2.0
     alpha: Any = None
 
+    reduction: Reduction = "mean"
     function = functional.focal_loss
     constants = ("gamma", "alpha")
 
@@ -325,6 +329,7 @@ class LogitNormLoss(_Loss):
 
     temperature: Any = 0.04
 
+    reduction: Reduction = "mean"
     function = functional.logit_norm_loss
     constants = ("temperature",)
 
@@ -347,6 +352,7 @@ class LogitAdjustedLoss(_Loss):
     class_counts: Any
     temperature: Any = 1.0
 
+    reduction: Reduction = "mean"
     function = functional.logit_adjusted_loss
     constants = ("class_counts", "temperature")
 
@@ -369,6 +375,7 @@ class DiceLoss(_Loss):
     smooth: Any = 0.0
     batch: bool = False
 
+    reduction: Reduction = "mean"
     function = functional.dice_loss
     constants = ("smooth",)
 

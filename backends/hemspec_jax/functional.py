@@ -16,7 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction, log_prior
+from hemspec.arguments import (
+    MARGIN_REDUCTIONS,
+    REDUCTIONS,
+    MarginReduction,
+    Reduction,
+    check_flag,
+    check_reduction,
+    log_prior,
+)
 from hemspec.loss_function import loss_function
 from hemspec_jax.class_axis import factor_nan
 from hemspec_jax.margin import margin_values
@@ -55,7 +63,7 @@ def hem_loss(
     sample_weight: Any = None,
     where: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "active_mean",
+    reduction: MarginReduction = "active_mean",
     axis_name: Any = None,
     class_axis_name: Any = None,
 ) -> tuple[Array, Array | None]:
@@ -127,7 +135,7 @@ def multi_margin_loss(
     sample_weight: Any = None,
     where: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: MarginReduction = "mean",
     axis_name: Any = None,
     class_axis_name: Any = None,
 ) -> tuple[Array, Array | None]:
@@ -205,7 +213,7 @@ def cross_entropy_loss(
     sample_weight: Any = None,
     where: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     axis_name: Any = None,
     class_axis_name: Any = None,
 ) -> tuple[Array, Array | None]:
@@ -255,7 +263,7 @@ def focal_loss(
     sample_weight: Any = None,
     where: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     axis_name: Any = None,
 ) -> tuple[Array, Array | None]:
     """Focal loss, softmax form: ``-alpha_y (1 - p)^gamma log p`` with p the softmax probability of the true class.
@@ -325,7 +333,7 @@ def logit_norm_loss(
     sample_weight: Any = None,
     where: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     axis_name: Any = None,
 ) -> tuple[Array, Array | None]:
     """LogitNorm loss: cross-entropy of ``z / ((||z|| + 1e-7) * temperature)``.
@@ -378,7 +386,7 @@ def logit_adjusted_loss(
     sample_weight: Any = None,
     where: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     axis_name: Any = None,
 ) -> tuple[Array, Array | None]:
     """Logit-adjusted cross-entropy: cross-entropy of ``z + temperature * log(prior)``. Predict from the raw logits.
@@ -430,7 +438,7 @@ def dice_loss(
     sample_weight: Any = None,
     where: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     axis_name: Any = None,
 ) -> tuple[Array, Array | None]:
     """Soft Dice loss over the classes present in each image, softmax inside.

@@ -17,7 +17,14 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from hemspec.advice import OF_A_HEAD
-from hemspec.arguments import MARGIN_REDUCTIONS, check_head, check_labels, check_reduction, read_chunk_rows
+from hemspec.arguments import (
+    MARGIN_REDUCTIONS,
+    MarginReduction,
+    check_head,
+    check_labels,
+    check_reduction,
+    read_chunk_rows,
+)
 from hemspec.loss_function import loss_function
 from hemspec_jax.class_axis import ClassAxis, known_sharding, look_up
 from hemspec_jax.positions import (
@@ -45,7 +52,7 @@ def linear_hem_loss(
     sample_weight: Any = None,
     where: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "active_mean",
+    reduction: MarginReduction = "active_mean",
     axis_name: Any = None,
     class_axis_name: Any = None,
     chunk_rows: int | None = None,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar, Literal, TypeAlias, cast
 
 import keras
 from keras import ops
@@ -14,6 +14,8 @@ from keras import ops
 from hemspec.arguments import (
     MARGIN_REDUCTIONS,
     REDUCTIONS,
+    MarginReduction,
+    Reduction,
     check_flag,
     check_ignore_index,
     check_reduction,
@@ -37,6 +39,7 @@ __all__ = [
     "MultiMarginLoss",
 ]
 
+KerasReduction: TypeAlias = Literal["sum_over_batch_size", "mean_with_sample_weight"] | None
 KERAS_REDUCTIONS: tuple[Any, ...] = ("sum_over_batch_size", "mean_with_sample_weight", None)
 """Keras's names that the specification does not know."""
 
@@ -218,7 +221,7 @@ class HEMLoss(_Loss):
         axis: int = -1,
         ignore_class: int | None = None,
         from_logits: bool = True,
-        reduction: str | None = "active_mean",
+        reduction: MarginReduction | KerasReduction = "active_mean",
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
@@ -256,7 +259,7 @@ class MultiMarginLoss(_Loss):
         axis: int = -1,
         ignore_class: int | None = None,
         from_logits: bool = True,
-        reduction: str | None = "mean",
+        reduction: MarginReduction | KerasReduction = "mean",
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
@@ -283,7 +286,7 @@ class CrossEntropyLoss(_Loss):
         axis: int = -1,
         ignore_class: int | None = None,
         from_logits: bool = True,
-        reduction: str | None = "mean",
+        reduction: Reduction | KerasReduction = "mean",
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
@@ -318,7 +321,7 @@ class FocalLoss(_Loss):
         axis: int = -1,
         ignore_class: int | None = None,
         from_logits: bool = True,
-        reduction: str | None = "mean",
+        reduction: Reduction | KerasReduction = "mean",
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
@@ -353,7 +356,7 @@ class LogitNormLoss(_Loss):
         axis: int = -1,
         ignore_class: int | None = None,
         from_logits: bool = True,
-        reduction: str | None = "mean",
+        reduction: Reduction | KerasReduction = "mean",
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
@@ -388,7 +391,7 @@ class LogitAdjustedLoss(_Loss):
         axis: int = -1,
         ignore_class: int | None = None,
         from_logits: bool = True,
-        reduction: str | None = "mean",
+        reduction: Reduction | KerasReduction = "mean",
         name: str | None = None,
         dtype: Any = None,
     ) -> None:
@@ -428,7 +431,7 @@ class DiceLoss(_Loss):
         axis: int = -1,
         ignore_class: int | None = None,
         from_logits: bool = True,
-        reduction: str | None = "mean",
+        reduction: Reduction | KerasReduction = "mean",
         name: str | None = None,
         dtype: Any = None,
     ) -> None:

@@ -16,7 +16,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction, log_prior
+from hemspec.arguments import (
+    MARGIN_REDUCTIONS,
+    REDUCTIONS,
+    MarginReduction,
+    Reduction,
+    check_flag,
+    check_reduction,
+    log_prior,
+)
 from hemspec.loss_function import loss_function
 from hemspec_tensorflow.margin import kept_mean
 from hemspec_tensorflow.positions import (
@@ -96,7 +104,7 @@ def hem_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "active_mean",
+    reduction: MarginReduction = "active_mean",
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """HEM (high error margin) loss; HEM+ with a margin for each class.
 
@@ -144,7 +152,7 @@ def multi_margin_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: MarginReduction = "mean",
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Multi-class margin loss: the sum of the errors ``max(0, z_j - z_y + margin)``, divided by C.
 
@@ -211,7 +219,7 @@ def cross_entropy_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Cross-entropy of integer labels, softmax inside: ``logsumexp(z) - z_y``.
 
@@ -248,7 +256,7 @@ def focal_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Focal loss, softmax form: ``-alpha_y (1 - p)^gamma log p`` with p the softmax probability of the true class.
 
@@ -308,7 +316,7 @@ def logit_norm_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """LogitNorm loss: cross-entropy of ``z / ((||z|| + 1e-7) * temperature)``.
 
@@ -356,7 +364,7 @@ def logit_adjusted_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Logit-adjusted cross-entropy: cross-entropy of ``z + temperature * log(prior)``. Predict from the raw logits.
 
@@ -402,7 +410,7 @@ def dice_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Soft Dice loss over the classes present in each image, softmax inside.
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, check_flag, check_reduction
+from hemspec.arguments import MARGIN_REDUCTIONS, REDUCTIONS, MarginReduction, Reduction, check_flag, check_reduction
 from hemspec.loss_function import loss_function
 from hemspec_torch.positions import (
     Positions,
@@ -99,7 +99,7 @@ def hem_loss(
     margin: Any = 1.0,
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
-    reduction: str = "active_mean",
+    reduction: MarginReduction = "active_mean",
     process_group: ProcessGroup | None = None,
     class_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -171,7 +171,7 @@ def multi_margin_loss(
     margin: Any = 1.0,
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: MarginReduction = "mean",
     process_group: ProcessGroup | None = None,
     class_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
@@ -248,7 +248,7 @@ def cross_entropy_loss(
     *,
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Cross-entropy of integer labels, softmax inside: ``logsumexp(z) - z_y``.
@@ -286,7 +286,7 @@ def focal_loss(
     alpha: Any = None,
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Focal loss, softmax form: ``-alpha_y (1 - p)^gamma log p`` with p the softmax probability of the true class.
@@ -351,7 +351,7 @@ def logit_norm_loss(
     temperature: Any = 0.04,
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """LogitNorm loss: cross-entropy of ``z / ((||z|| + 1e-7) * temperature)``.
@@ -398,7 +398,7 @@ def logit_adjusted_loss(
     temperature: Any = 1.0,
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Logit-adjusted cross-entropy: cross-entropy of ``z + temperature * log(prior)``. Predict from the raw logits.
@@ -447,7 +447,7 @@ def dice_loss(
     batch: bool = False,
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
     process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """Soft Dice loss over the classes present in each image, softmax inside.

@@ -21,6 +21,7 @@ from torch.autograd import Function, forward_ad
 from hemspec.advice import OF_A_HEAD
 from hemspec.arguments import (
     MARGIN_REDUCTIONS,
+    MarginReduction,
     check_chunk_rows,
     check_head,
     check_labels,
@@ -52,7 +53,7 @@ def linear_hem_loss(
     margin: Any = 1.0,
     sample_weight: Tensor | None = None,
     ignore_index: int | None = -100,
-    reduction: str = "active_mean",
+    reduction: MarginReduction = "active_mean",
     chunk_rows: int | None = None,
     process_group: ProcessGroup | None = None,
 ) -> tuple[Tensor, Tensor | None]:

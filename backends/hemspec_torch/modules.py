@@ -24,6 +24,8 @@ from torch.utils._python_dispatch import _disable_current_modes
 from hemspec.arguments import (
     MARGIN_REDUCTIONS,
     REDUCTIONS,
+    MarginReduction,
+    Reduction,
     check_chunk_rows,
     check_constant_dtype,
     check_flag,
@@ -268,7 +270,7 @@ class HEMLoss(_Loss):
         *,
         margin: Any = 1.0,
         ignore_index: int | None = -100,
-        reduction: str = "active_mean",
+        reduction: MarginReduction = "active_mean",
         process_group: ProcessGroup | None = None,
         class_group: ProcessGroup | None = None,
     ) -> None:
@@ -319,7 +321,7 @@ class LinearHEMLoss(HEMLoss):
         *,
         margin: Any = 1.0,
         ignore_index: int | None = -100,
-        reduction: str = "active_mean",
+        reduction: MarginReduction = "active_mean",
         chunk_rows: int | None = None,
         process_group: ProcessGroup | None = None,
     ) -> None:
@@ -377,7 +379,7 @@ class MultiMarginLoss(_Loss):
         *,
         margin: Any = 1.0,
         ignore_index: int | None = -100,
-        reduction: str = "mean",
+        reduction: MarginReduction = "mean",
         process_group: ProcessGroup | None = None,
         class_group: ProcessGroup | None = None,
     ) -> None:
@@ -398,7 +400,11 @@ class CrossEntropyLoss(_Loss):
     function = functional.cross_entropy_loss
 
     def __init__(
-        self, *, ignore_index: int | None = -100, reduction: str = "mean", process_group: ProcessGroup | None = None
+        self,
+        *,
+        ignore_index: int | None = -100,
+        reduction: Reduction = "mean",
+        process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
 
@@ -420,7 +426,7 @@ class FocalLoss(_Loss):
         gamma: float = 2.0,
         alpha: Any = None,
         ignore_index: int | None = -100,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
@@ -446,7 +452,7 @@ class LogitNormLoss(_Loss):
         *,
         temperature: float = 0.04,
         ignore_index: int | None = -100,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
@@ -471,7 +477,7 @@ class LogitAdjustedLoss(_Loss):
         class_counts: Any,
         temperature: float = 1.0,
         ignore_index: int | None = -100,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)
@@ -496,7 +502,7 @@ class DiceLoss(_Loss):
         smooth: float = 0.0,
         batch: bool = False,
         ignore_index: int | None = -100,
-        reduction: str = "mean",
+        reduction: Reduction = "mean",
         process_group: ProcessGroup | None = None,
     ) -> None:
         super().__init__(ignore_index=ignore_index, reduction=reduction, process_group=process_group)

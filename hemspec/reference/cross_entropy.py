@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hemspec.arguments import REDUCTIONS, check_reduction
+from hemspec.arguments import REDUCTIONS, Reduction, check_reduction
 from hemspec.reference.positions import Evaluation, Floats, by_position, read_positions, reference_loss
 
 
@@ -39,7 +39,7 @@ def cross_entropy_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> Evaluation:
     """Cross-entropy of integer labels, softmax inside: ``logsumexp(z) - z_y``.
 

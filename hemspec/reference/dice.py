@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from hemspec.arguments import REDUCTIONS, check_flag, check_reduction, read_number
+from hemspec.arguments import REDUCTIONS, Reduction, check_flag, check_reduction, read_number
 from hemspec.reference.positions import Evaluation, read_positions, reference_loss
 
 
@@ -39,7 +39,7 @@ def dice_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> Evaluation:
     """Soft Dice loss over the classes present in each image, softmax inside.
 

@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from hemspec.arguments import REDUCTIONS, check_reduction, read_number
+from hemspec.arguments import REDUCTIONS, Reduction, check_reduction, read_number
 from hemspec.reference.cross_entropy import cross_entropy
 from hemspec.reference.positions import Evaluation, Floats, by_position, per_true_class, read_positions, reference_loss
 
@@ -42,7 +42,7 @@ def focal_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> Evaluation:
     """Focal loss, softmax form: ``-alpha_y (1 - p)^gamma log p`` with p the softmax probability of the true class.
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from hemspec.arguments import MARGIN_REDUCTIONS, check_reduction
+from hemspec.arguments import MARGIN_REDUCTIONS, MarginReduction, check_reduction
 from hemspec.reference.positions import (
     Evaluation,
     Floats,
@@ -77,7 +77,7 @@ def hem_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "active_mean",
+    reduction: MarginReduction = "active_mean",
 ) -> Evaluation:
     """HEM (high error margin) loss; HEM+ with a margin for each class.
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hemspec.arguments import MARGIN_REDUCTIONS, check_head, check_labels, check_reduction
+from hemspec.arguments import MARGIN_REDUCTIONS, MarginReduction, check_head, check_labels, check_reduction
 from hemspec.reference.hem import evaluate
 from hemspec.reference.positions import Array, Evaluation, loss_dtype, read_positions, reference_loss
 
@@ -69,7 +69,7 @@ def linear_hem_loss(
     margin: Any = 1.0,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "active_mean",
+    reduction: MarginReduction = "active_mean",
 ) -> HeadEvaluation:
     """HEM loss of a linear head: ``hem_loss(features @ weight.T + bias, labels)``.
 

@@ -15,7 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from hemspec.arguments import REDUCTIONS, check_per_class, check_reduction, log_prior, read_constant, read_number
+from hemspec.arguments import (
+    REDUCTIONS,
+    Reduction,
+    check_per_class,
+    check_reduction,
+    log_prior,
+    read_constant,
+    read_number,
+)
 from hemspec.reference.cross_entropy import cross_entropy
 from hemspec.reference.positions import Evaluation, by_position, read_positions, reference_loss
 
@@ -30,7 +38,7 @@ def logit_adjusted_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> Evaluation:
     """Logit-adjusted cross-entropy: cross-entropy of ``z + temperature * log(prior)``. Predict from the raw logits.
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from hemspec.arguments import REDUCTIONS, check_reduction, read_number
+from hemspec.arguments import REDUCTIONS, Reduction, check_reduction, read_number
 from hemspec.reference.cross_entropy import cross_entropy
 from hemspec.reference.positions import Evaluation, by_position, read_positions, reference_loss
 
@@ -37,7 +37,7 @@ def logit_norm_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: Reduction = "mean",
 ) -> Evaluation:
     """LogitNorm loss: cross-entropy of ``z / ((||z|| + 1e-7) * temperature)``.
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hemspec.arguments import MARGIN_REDUCTIONS, check_reduction
+from hemspec.arguments import MARGIN_REDUCTIONS, MarginReduction, check_reduction
 from hemspec.reference.hem import margin_errors
 from hemspec.reference.positions import Evaluation, by_position, per_true_class, read_positions, reference_loss
 
@@ -28,7 +28,7 @@ def multi_margin_loss(
     axis: int = -1,
     sample_weight: Any = None,
     ignore_index: int | None = -100,
-    reduction: str = "mean",
+    reduction: MarginReduction = "mean",
 ) -> Evaluation:
     """Multi-class margin loss: the sum of the errors ``max(0, z_j - z_y + margin)``, divided by C.
 

@@ -20,3 +20,12 @@ spec.loader.exec_module(annotations)
 def test_annotations_resolve() -> None:
     assert len(annotations.public(module)) > 8
     assert annotations.unresolved(module) == []
+
+
+@pytest.mark.finding(15)
+def test_a_reduction_is_one_of_its_names() -> None:
+    found = annotations.reductions(module)
+    assert len(found) >= 7
+    for name, names in found.items():
+        assert {"none", "sum", "mean"} <= names, name
+        assert ("active_mean" in names) == ("hem" in name.lower() or "margin" in name.lower()), name
