@@ -102,6 +102,7 @@ def hem_loss(
         TypeError, ValueError: naming the argument, what was expected and what came.
 
     Example:
+        >>> import jax
         >>> logits = jnp.array([[1.0, 1.5, 0.0, -3.0], [9.0, 0.0, 0.0, 0.0]])
         >>> labels = jnp.array([0, 0])
         >>> float(hem_loss(logits, labels))  # the second position is not active

@@ -265,7 +265,7 @@ def test_vmap_over_shards() -> None:
     [
         ({}, {"axis_name": "c"}, "class_axis_name must be another axis than axis_name; got 'c' and 'c'"),
         ({"labels": np.array([9, 0])}, {}, r"labels must lie in \[0, 9\) at every valid position; got 9 at index 0"),
-        ({"labels": np.zeros((2, 3), int)}, {}, r"expected \(2,\) \(logits are \(2, 9\)"),
+        ({"labels": np.zeros((2, 3), int)}, {}, r"expected \(2,\) \(shape of logits: \(2, 9\)"),
         ({}, {"margin": np.ones(3)}, r"one entry per class, shape \(9,\); got shape \(3,\)"),
         ({}, {"axis": 2}, r"axis must lie in \[-2, 2\)"),
     ],

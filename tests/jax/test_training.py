@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import runpy
 import subprocess
@@ -74,20 +75,20 @@ def test_bfloat16_reaches_float32s_accuracy() -> None:
 
 
 def test_one_trace_for_all_batches_of_a_shape() -> None:
-    """Whatever is in them, NumPy's or JAX's arrays, and with another margin of an argument."""
+    """Whatever is in them, NumPy's or JAX's arrays, with a loss made anew, and with another margin as an argument."""
     traces = []
 
     @jax.jit
-    def step(criterion, logits, labels, weights):
+    def step(criterion, margin, logits, labels, weights):
         traces.append(logits.shape)
-        return jax.value_and_grad(criterion)(logits, labels, weights)
+        return jax.value_and_grad(dataclasses.replace(criterion, margin=margin))(logits, labels, weights)
 
     rng = np.random.default_rng(0)
     for i in range(6):
         z, y = rng.normal(size=(4, 5)).astype(np.float32), rng.integers(-1, 5, 4).astype(np.int32)
         w = (rng.random(4) < 0.3 * i).astype(np.float32)
         arrays = (z, y, w) if i % 2 else map(jnp.asarray, (z, y, w))
-        step(HEMLoss(margin=1.0 + i, ignore_index=-1), *arrays)
+        step(HEMLoss(ignore_index=-1), 1.0 + i, *arrays)
     assert traces == [(4, 5)]
 
 

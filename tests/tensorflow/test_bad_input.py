@@ -35,7 +35,7 @@ WRONG: dict[str, tuple[Any, type[Exception], str]] = {
     "float labels": (lambda: hem_loss(Z, [0.5, 1.0]), TypeError, "labels must hold integer class indices.*float32"),
     "bool labels": (lambda: hem_loss(Z, [True, False]), TypeError, "labels must hold integer class indices.*bool"),
     "one-hot labels": (lambda: hem_loss(Z, np.eye(4, dtype=int)[Y]), ValueError, "labels.*one-hot labels"),
-    "labels (N, 1)": (lambda: hem_loss(Z, Y[:, None]), ValueError, "trailing axis of size 1 in labels"),
+    "labels (N, 1)": (lambda: hem_loss(Z, Y[:, None]), ValueError, "squeeze axis 1 of labels"),
     "too few labels": (lambda: hem_loss(Z, Y[:1]), ValueError, r"expected \(2,\).*got \(1,\)"),
     "label too large": (lambda: hem_loss(Z, [0, 4]), ValueError, r"labels must lie in \[0, 4\).*got 4 at index 1"),
     "negative label": (lambda: hem_loss(Z, [-1, 0]), ValueError, "got -1 at index 0"),
