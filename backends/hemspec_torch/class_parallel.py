@@ -153,17 +153,26 @@ def largest_of(z: Tensor, among: Tensor) -> Tensor:
     return torch.where(among, z, least).amax(-1) if z.shape[-1] else z.new_full(z.shape[:-1], least)
 
 
+def true_logit_of(z: Tensor, true: Tensor) -> Tensor:
+    """The logit of the true class, if it is here. Nothing is the least finite number, and so is a logit of -inf.
+
+    A finite one is larger, if only by a rounding: so the maximum over the processes tells the two apart.
+    """
+    number = torch.finfo(z.dtype)
+    is_number = (true & ~torch.isneginf(z)).any(-1)
+    return torch.where(is_number, largest_of(z, true).clamp(min=number.min * (1 - number.eps)), number.min)
+
+
 def measure(shard: Shard, hem: bool) -> Found:
     """Three reductions over the processes. In none of them a NaN is compared: not every library's maximum keeps it."""
     z, labels, margins, classes, group = shard
     true = is_class(z, labels)
-    masked = (true & torch.isneginf(z)).any(-1)  # then that is what the true logit is, and no maximum would say so
-    found = torch.stack([largest_of(z, ~true), largest_of(z, true), masked.to(z.dtype)])
+    found = torch.stack([largest_of(z, ~true), true_logit_of(z, true)])
     spoilt = torch.isnan(found).any(0)
     found = found.masked_fill(torch.isnan(found), torch.finfo(z.dtype).min)
     dist.all_reduce(found, dist.ReduceOp.MAX, group=group)
-    rival, z_y, masked = found
-    z_y = z_y.masked_fill(masked > 0, -torch.inf)
+    rival, z_y = found
+    z_y = z_y.masked_fill(z_y <= torch.finfo(z.dtype).min, -torch.inf)
 
     errors = torch.where(true, 0.0, torch.relu(differences(z, z_y, margins)))
     spoilt = spoilt | torch.isnan(errors).any(-1)

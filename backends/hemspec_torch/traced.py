@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
+from hemspec_torch import positions
 from hemspec_torch.blocked import SAFE_MEAN, SMALLEST
 from hemspec_torch.positions import add_up, at_true_class, constant, read_targets
 
@@ -82,6 +83,11 @@ def threshold(largest: Tensor, total: Tensor, classes: int, hem: bool) -> Tensor
     return torch.where(torch.isinf(largest), largest, largest - total / classes).clamp(min=smallest)
 
 
+def add_classes(numbers: Tensor) -> Tensor:
+    """The sum over the classes. A plain loop over many drifts, in which a compiler has eight sums or sixteen."""
+    return positions.total(numbers, -1) if numbers.shape[-1] >= SAFE_MEAN else numbers.sum(-1)
+
+
 class KeptMean(Function):
     """The margin losses' values, from logits of which backward reads nothing but themselves."""
 
@@ -95,17 +101,17 @@ class KeptMean(Function):
         errors = torch.where(is_class(z, labels), 0.0, torch.relu(differences(z, z_y, margins)))
         if hem and classes >= SAFE_MEAN:
             largest = errors.amax(-1)
-            total = (largest.unsqueeze(-1) - errors).sum(-1)
+            total = add_classes(largest.unsqueeze(-1) - errors)
         else:
-            largest = total = errors.sum(-1)
+            largest = total = add_classes(errors)
         kept = errors >= threshold(largest, total, classes, hem).unsqueeze(-1)
-        count = kept.to(z.dtype).sum(-1)  # a sum of booleans is one of int64, and slow
+        count = add_classes(kept.to(z.dtype))  # a sum of booleans is one of int64, and slow
         share = 1.0 / count.clamp(min=1.0) if hem else torch.full_like(count, 1.0 / classes)
         share = share.masked_fill(torch.isnan(largest), torch.nan)
         share = torch.where(alive == 0, 0.0, share * alive)
         ctx.save_for_backward(z, labels, z_y, margins, largest, total, count, share)
         ctx.hem = hem
-        return torch.where(kept, errors, 0.0).sum(-1) * share
+        return add_classes(torch.where(kept, errors, 0.0)) * share
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:

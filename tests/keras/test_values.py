@@ -282,7 +282,7 @@ def test_keras_variables_are_tensors() -> None:
     loss = hemspec.keras.HEMLoss(margin=keras.Variable([1.0, 1.0, 1.0, 1.0]))
     assert loss.margin == [1.0] * 4
     y_true = keras.Variable([0], dtype="int32", trainable=False)
-    close(loss(y_true, keras.Variable([[1.0, 1.5, 0.0, -3.0]]), keras.Variable([2.0])), 1.5)
+    close(loss(y_true, keras.Variable([[1.0, 1.5, 0.0, -3.0]]), keras.Variable([2.0], trainable=False)), 1.5)
 
 
 @pytest.mark.parametrize("label", [2**31, 2**32, 2**32 + 1, -(2**32)])

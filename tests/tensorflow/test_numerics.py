@@ -59,6 +59,8 @@ def hunt() -> Iterator[None]:
 def test_check_numerics_finds_nothing(name: str, dtype: str) -> None:
     """On finite, valid input; and it is at work, since it finds what is handed in."""
     z = tf.cast(Z, dtype)
+    if name == "logit_norm_loss" and dtype == "float16":
+        z += tf.cast(tf.reduce_all(z == 0, -1, keepdims=True), dtype)  # at 0 the gradient is 1e7, beyond float16
     step(name, z, Y, W, LOSSES[name])
     with pytest.raises(tf.errors.InvalidArgumentError, match=r"NaN|Inf"):
         step(name, z * tf.constant([[np.inf], [1], [1], [1]], dtype), Y, W, LOSSES[name])
