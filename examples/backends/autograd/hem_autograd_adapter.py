@@ -38,7 +38,8 @@ def value_and_gradient(call: Call, mode: Mode) -> tuple[Any, Any]:
 
 
 def gradient(call: Call, mode: Mode, upstream: Any) -> Any:
-    return backward(call)[0](upstream)
+    gradient_of, _ = backward(call)
+    return gradient_of(upstream)
 
 
 def backward(call: Call) -> tuple[Any, Any]:
