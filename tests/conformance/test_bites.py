@@ -154,11 +154,11 @@ def test_under_pytest_a_run_that_stops_early_fails(copy_of_the_suite: Path) -> N
     options = ["-q", "-p", "no:cacheprovider", *UNDER_PYTEST]
     run = run_command(copy_of_the_suite, "pytest", *options, "--backend", "hemspec_conformance.adapters.numpy")
     assert run.returncode == 1, run.stdout
-    assert "9 passed" in run.stdout
+    assert "4 passed, 5 skipped" in run.stdout  # the reference offers no derivatives of its gradient
     assert "checks did not run" in run.stdout
 
 
 def test_under_pytest_without_a_backend_nothing_passes(tmp_path: Path) -> None:
     run = run_command(tmp_path, "pytest", "-q", "-p", "no:cacheprovider", *UNDER_PYTEST)
     assert run.returncode != 0
-    assert "--backend is needed" in run.stdout
+    assert "these tests need the module of an adapter" in run.stdout

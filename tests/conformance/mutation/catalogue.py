@@ -1413,11 +1413,11 @@ defaults.add(
 defaults.add(
     "default_reduction_hem",
     "the mean over all samples by default",
-    'reduction: str = "active_mean",',
-    'reduction: str = "mean",',
+    'Reduction = "active_mean",',
+    'Reduction = "mean",',
 )
 for loss in ALL[1:]:
-    summed = ('reduction: str = "mean",', 'reduction: str = "sum",')
+    summed = ('Reduction = "mean",', 'Reduction = "sum",')
     file = f"hemspec/reference/{loss.removesuffix('_loss')}.py"
     defaults.add(f"default_reduction_{loss}", "the sum by default", *summed, losses=[loss], path=file)
 
@@ -1491,8 +1491,8 @@ bad.add(
 bad.add(
     "labels_boolean_accepted",
     "booleans are integers in Python",
-    'if not dtype.startswith(("int", "uint")):\n        raise TypeError(\n            f"{name} must hold',
-    'if not dtype.startswith(("int", "uint", "bool")):\n        raise TypeError(\n            f"{name} must hold',
+    'integers = dtype.startswith(("int", "uint"))',
+    'integers = dtype.startswith(("int", "uint", "bool"))',
     also=(
         Edit(
             "hemspec/reference/positions.py",
@@ -1505,8 +1505,8 @@ bad.add(
 bad.add(
     "labels_float_truncated",
     "float labels are cast to integers",
-    'if not dtype.startswith(("int", "uint")):\n        raise TypeError(\n            f"{name} must hold',
-    'if not dtype.startswith(("int", "uint", "float")):\n        raise TypeError(\n            f"{name} must hold',
+    'integers = dtype.startswith(("int", "uint"))',
+    'integers = dtype.startswith(("int", "uint", "float"))',
     also=(
         Edit(
             "hemspec/reference/positions.py",
@@ -1692,8 +1692,8 @@ bad.add(
         ),
         Edit(
             "hemspec/reference/logit_adjusted.py",
-            'counts = read_constant(class_counts, name="class_counts", positive=True)',
-            'counts = read_constant(class_counts, name="class_counts", positive=True)[: np.shape(logits)[axis]]',
+            'counts = read_constant(class_counts, name="class_counts", counts=True)',
+            'counts = read_constant(class_counts, name="class_counts", counts=True)[: np.shape(logits)[axis]]',
         ),
     ),
     losses=(HEM, MM, FOCAL, LA),
