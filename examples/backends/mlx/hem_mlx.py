@@ -78,17 +78,23 @@ def reduce(values: mx.array, p: Positions, reduction: str) -> mx.array:
     if reduction == "none":
         return weighted
     if reduction == "sum":
-        return mx.sum(weighted)
+        return total(weighted)
     counted = exists & ((values > 0) | mx.isnan(values)) if reduction == "active_mean" else exists
-    denominator = mx.sum(mx.where(counted, p.weights, 0.0))
-    return mx.sum(weighted) / mx.where(denominator == 0, 1.0, denominator)
+    denominator = total(mx.where(counted, p.weights, 0.0))
+    return total(weighted) / mx.where(denominator == 0, 1.0, denominator)
 
 
 def over_classes(rows: mx.array) -> mx.array:
-    """The sum over the classes, block by block: mx.sum adds one number after the other (ml-explore/mlx issue 483)."""
-    block = min(rows.shape[-1], BLOCK)
-    padded = mx.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, -rows.shape[-1] % block)])
-    return mx.sum(mx.sum(mx.unflatten(padded, -1, (-1, block)), axis=-1), axis=-1)
+    """The sum over the last axis, block by block: mx.sum adds one number after the other (ml-explore/mlx issue 483)."""
+    if rows.shape[-1] <= BLOCK:
+        return mx.sum(rows, axis=-1)
+    padded = mx.pad(rows, [(0, 0)] * (rows.ndim - 1) + [(0, -rows.shape[-1] % BLOCK)])
+    return over_classes(mx.sum(mx.unflatten(padded, -1, (-1, BLOCK)), axis=-1))
+
+
+def total(values: mx.array) -> mx.array:
+    """The sum over all positions, which may be a million: block by block as well."""
+    return over_classes(mx.flatten(values))
 
 
 def to_classes(column: mx.array, classes: int) -> mx.array:
