@@ -103,7 +103,8 @@ def tests(session: nox.Session) -> None:
         if backend == "numpy":
             continue
         package = backend.split("-")[0]
-        pytest(session, *doctests, ROOT / "tests" / package, f"hemspec_{package}", "-n2", **variables)
+        where = (ROOT / "tests" / package, ROOT / "tests/every", f"hemspec_{package}")
+        pytest(session, *doctests, *where, "-n2", HEMSPEC_BACKEND=package, **variables)
     pytest(session, ROOT / "tests/benchmark", "-n2")
     return pytest(session, ROOT / "tests/perf", "-n2")
 

@@ -1,11 +1,26 @@
-"""What reads annotations at run time (fastai, pydantic, beartype, jsonargparse) finds types in every backend."""
+"""What reads annotations at run time (fastai, pydantic, beartype, jsonargparse) finds types in every backend.
+
+The tests of this folder are run once for each backend, beside its own: ``HEMSPEC_BACKEND=torch pytest tests/every``.
+"""
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import os
 import typing
 from types import ModuleType
 from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def module() -> ModuleType:
+    """The backend under test."""
+    if "HEMSPEC_BACKEND" not in os.environ:
+        pytest.skip("HEMSPEC_BACKEND names no backend")
+    return importlib.import_module(f"hemspec.{os.environ['HEMSPEC_BACKEND']}")
 
 
 def public(module: ModuleType) -> dict[str, Any]:
@@ -52,3 +67,18 @@ def names_in(annotation: object) -> set[object]:
     """What a Literal allows, or a union of some."""
     parts = typing.get_args(annotation)
     return set().union(*map(names_in, parts)) if parts else {annotation}
+
+
+@pytest.mark.finding(15)
+def test_annotations_resolve(module: ModuleType) -> None:
+    assert len(public(module)) > 8
+    assert unresolved(module) == []
+
+
+@pytest.mark.finding(15)
+def test_a_reduction_is_one_of_its_names(module: ModuleType) -> None:
+    found = reductions(module)
+    assert len(found) >= 7
+    for name, names in found.items():
+        assert {"none", "sum", "mean"} <= names, name
+        assert ("active_mean" in names) == ("hem" in name.lower() or "margin" in name.lower()), name
