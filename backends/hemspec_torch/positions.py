@@ -301,10 +301,15 @@ def is_exporting() -> bool:
     return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
-def total(numbers: Tensor, *axis: int) -> Tensor:
-    """The sum over positions. Compiled for a CPU it may be a plain loop, which drifts: in float64 there."""
+def long_sum(numbers: Tensor, *axis: int) -> Tensor:
+    """A sum of very many. Compiled for a CPU it may be a plain loop, which drifts: it is in float64 there."""
     plain_loop = torch.compiler.is_compiling() and numbers.device.type == "cpu" and not is_exporting()
-    return numbers.sum(*axis, dtype=torch.float64 if plain_loop else None).to(numbers.dtype)
+    return numbers.sum(*axis, dtype=torch.float64 if plain_loop else None)
+
+
+def total(numbers: Tensor, *axis: int) -> Tensor:
+    """The sum over positions."""
+    return long_sum(numbers, *axis).to(numbers.dtype)
 
 
 def add_up(values: Tensor, weights: Tensor, counts: Tensor, reduction: str) -> tuple[Tensor, Tensor | None]:

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from hemspec_torch import positions
 from hemspec_torch.blocked import SAFE_MEAN, SMALLEST
-from hemspec_torch.positions import add_up, at_true_class, constant, read_targets
+from hemspec_torch.positions import add_up, at_true_class, constant, long_sum, read_targets
 
 MANY = 64
 """From so many classes on, side by side in memory, it pays to store their numbers and what a row subtracts and adds."""
@@ -75,17 +74,21 @@ def threshold(largest: Tensor, total: Tensor, classes: int, hem: bool) -> Tensor
     Of few classes `total` is the sum of the errors. Of many it is the sum of their distances from the largest, which
     brings the mean above the largest error in no order of summation.
     """
-    smallest = SMALLEST[total.dtype]
+    smallest = SMALLEST[largest.dtype]
     if not hem:
-        return torch.full_like(total, smallest)
+        return torch.full_like(largest, smallest)
     if classes < SAFE_MEAN:
         return (total / classes).clamp(min=smallest)
-    return torch.where(torch.isinf(largest), largest, largest - total / classes).clamp(min=smallest)
+    mean = (largest - total / classes).to(largest.dtype)
+    return torch.where(torch.isinf(largest), largest, mean).clamp(min=smallest)
 
 
-def add_classes(numbers: Tensor) -> Tensor:
-    """The sum over the classes. A plain loop over many drifts, in which a compiler has eight sums or sixteen."""
-    return positions.total(numbers, -1) if numbers.shape[-1] >= SAFE_MEAN else numbers.sum(-1)
+def sum_of_errors(errors: Tensor) -> Tensor:
+    """The sum over the classes; of many perhaps in float64, and not rounded here: that would store it between two sums.
+
+    A plain loop over many drifts, in which a compiler has eight sums or sixteen.
+    """
+    return long_sum(errors, -1) if errors.shape[-1] >= SAFE_MEAN else errors.sum(-1)
 
 
 class KeptMean(Function):
@@ -101,17 +104,17 @@ class KeptMean(Function):
         errors = torch.where(is_class(z, labels), 0.0, torch.relu(differences(z, z_y, margins)))
         if hem and classes >= SAFE_MEAN:
             largest = errors.amax(-1)
-            total = add_classes(largest.unsqueeze(-1) - errors)
+            total = sum_of_errors(largest.unsqueeze(-1) - errors)
         else:
-            largest = total = add_classes(errors)
+            largest = total = errors.sum(-1)
         kept = errors >= threshold(largest, total, classes, hem).unsqueeze(-1)
-        count = add_classes(kept.to(z.dtype))  # a sum of booleans is one of int64, and slow
+        count = kept.to(z.dtype).sum(-1)  # a sum of booleans is one of int64, and slow
         share = 1.0 / count.clamp(min=1.0) if hem else torch.full_like(count, 1.0 / classes)
         share = share.masked_fill(torch.isnan(largest), torch.nan)
         share = torch.where(alive == 0, 0.0, share * alive)
         ctx.save_for_backward(z, labels, z_y, margins, largest, total, count, share)
         ctx.hem = hem
-        return add_classes(torch.where(kept, errors, 0.0)) * share
+        return sum_of_errors(torch.where(kept, errors, 0.0)).to(z.dtype) * share
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
