@@ -78,19 +78,22 @@ def loss_function(
     `f` returns None for the denominator where the reduction has none (``"none"`` and ``"sum"``). `recorded` is asked
     first, for frameworks with a tracer that writes down calls instead of having them done.
     """
+    # No assignment expressions in here: TensorFlow's AutoGraph warns that it cannot convert them.
 
     def decorate(body: Callable[P, tuple[ArrayT, ArrayT | None]]) -> LossFunction[P, ArrayT]:
         default = inspect.signature(body).parameters["reduction"].default
 
         def loss(*args: P.args, **kwargs: P.kwargs) -> ArrayT:
-            if (call := recorded(loss, "", args, kwargs)) is not None:
+            call = recorded(loss, "", args, kwargs)
+            if call is not None:
                 return cast("ArrayT", call)
             numerator, denominator = body(*args, **kwargs)
             return numerator if denominator is None else divide(numerator, denominator)
 
         def terms(*args: P.args, **kwargs: P.kwargs) -> tuple[ArrayT, ArrayT]:
             check_terms_reduction(kwargs.get("reduction", default))
-            if (call := recorded(loss, "terms", args, kwargs)) is not None:
+            call = recorded(loss, "terms", args, kwargs)
+            if call is not None:
                 return cast("tuple[ArrayT, ArrayT]", call)
             numerator, denominator = body(*args, **kwargs)
             assert denominator is not None
@@ -128,12 +131,14 @@ def diagnostics(
 
     def decorate(body: Callable[P, dict[str, tuple[ArrayT, ArrayT]]]) -> Diagnostics[P, ArrayT]:
         def quotients(*args: P.args, **kwargs: P.kwargs) -> dict[str, ArrayT]:
-            if (call := recorded(quotients, "", args, kwargs)) is not None:
+            call = recorded(quotients, "", args, kwargs)
+            if call is not None:
                 return cast("dict[str, ArrayT]", call)
             return {name: divide(*pair) for name, pair in body(*args, **kwargs).items()}
 
         def terms(*args: P.args, **kwargs: P.kwargs) -> dict[str, tuple[ArrayT, ArrayT]]:
-            if (call := recorded(quotients, "terms", args, kwargs)) is not None:
+            call = recorded(quotients, "terms", args, kwargs)
+            if call is not None:
                 return cast("dict[str, tuple[ArrayT, ArrayT]]", call)
             return body(*args, **kwargs)
 

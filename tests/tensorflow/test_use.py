@@ -230,3 +230,13 @@ def test_examples_in_the_docstrings() -> None:
             runner.run(test)
     assert runner.summarize(verbose=False).failed == 0
     assert runner.tries >= len(functions)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in hemspec.tensorflow.__all__ if name.endswith(("_loss", "diagnostics"))]
+)
+def test_autograph_can_read_it(name: str) -> None:
+    """Else everybody's `tf.function` begins with a warning that it could not transform the loss."""
+    function = getattr(hemspec.tensorflow, name)
+    tf.autograph.to_graph(function)
+    tf.autograph.to_graph(function.terms)
