@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ from rich.table import Table
 from hemspec_benchmark import agreement_plots, claims, findings, pictures, plots, statistics, style, training_plots
 from hemspec_benchmark.agreement import TOLERANCES, Agreement, agreement, describe
 from hemspec_benchmark.corruptions import CORRUPTIONS
+from hemspec_benchmark.explorations import explorations
 from hemspec_benchmark.findings import gap, gap_range, p_value, plus_minus, signed
 from hemspec_benchmark.learner import BACKENDS
 from hemspec_benchmark.statistics import (
@@ -94,49 +96,56 @@ def page(document: Document) -> str:
     )
 
 
-def figures(document: Document, checked: Agreement | None = None) -> dict[str, Figure]:
-    """All figures by name, in the order of the page; those without data are left out."""
+def figures(
+    document: Document, checked: Agreement | None = None, names: Collection[str] | None = None
+) -> dict[str, Figure]:
+    """All figures by name, or those named, in the order of the page; those without data are left out."""
+    chosen = {name: draw for name, draw in drawings(document, checked).items() if names is None or name in names}
+    return {name: figure for name, draw in chosen.items() if (figure := draw()) is not None}
+
+
+def drawings(document: Document, checked: Agreement | None = None) -> dict[str, Callable[[], Figure | None]]:
+    """What draws each figure, by name; None where there turns out to be no data."""
     checked = checked or agreement(document)
     tests = family(document)
     shown = [name for name in SHOWN if name in losses(document)]
-    made: dict[str, Figure | None] = {}
+    made: dict[str, Callable[[], Figure | None]] = {}
     if tests:
-        made["overview"] = plots.overview(document, tests)
+        made["overview"] = partial(plots.overview, document, tests)
     for measure in headlines(document):
-        made[measure.name] = plots.forest(document, measure, tests)
+        made[measure.name] = partial(plots.forest, document, measure, tests)
     present = {measure.metric.split("/")[0] for measure in measures(document, "accuracy")}
     for kind in CORRUPTIONS:
         if kind in present:
-            made[f"corruption-{kind}"] = plots.corruption_curves(document, kind, UNITS[kind])
+            made[f"corruption-{kind}"] = partial(plots.corruption_curves, document, kind, UNITS[kind])
     attacks = {measure.metric.split("/")[0] for measure in measures(document, "robustness")}
     for attack, name in {"pgd": "PGD: many steps", "fgsm": "FGSM: a single step"}.items():
         if attack in attacks:
-            made[f"attack-{attack}"] = plots.attack_curves(document, attack, name)
+            made[f"attack-{attack}"] = partial(plots.attack_curves, document, attack, name)
     for scenario in ("class", "task", "domain"):
-        made[f"matrices-{scenario}"] = plots.matrices(document, scenario, shown)
+        made[f"matrices-{scenario}"] = partial(plots.matrices, document, scenario, shown)
     followed = [name for name in FOLLOWED if name in losses(document)]
     for curve in training_plots.DYNAMICS:
-        made[f"training-{curve}"] = training_plots.dynamics(document, curve, followed)
+        made[f"training-{curve}"] = partial(training_plots.dynamics, document, curve, followed)
     if pictures.available(document):
-        made["predictions"] = pictures.predictions(document, shown[:2])
+        made["predictions"] = partial(pictures.predictions, document, shown[:2])
         for name in shown[:2]:
-            made[f"rejected-{name}"] = pictures.rejected(document, name)
-        made["masks"] = pictures.masks(document, shown)
-    made |= training_plots.exploration_figures(document)
-    made["agreement-steps"] = agreement_plots.trajectory(document, checked.comparisons)
-    made["agreement-between"] = agreement_plots.between(document, checked)
+            made[f"rejected-{name}"] = partial(pictures.rejected, document, name)
+        made["masks"] = partial(pictures.masks, document, shown)
+    for found in explorations(document):
+        made[training_plots.exploration_name(found)] = partial(training_plots.exploration, document, found)
+    made["agreement-steps"] = partial(agreement_plots.trajectory, document, checked.comparisons)
+    made["agreement-between"] = partial(agreement_plots.between, document, checked)
     for measure in headlines(document):
-        made[f"agreement-{measure.name}"] = agreement_plots.final(document, checked, measure.name)
-    return {name: figure for name, figure in made.items() if figure is not None}
+        made[f"agreement-{measure.name}"] = partial(agreement_plots.final, document, checked, measure.name)
+    return made
 
 
 def write_pngs(document: Document, folder: Path, names: Collection[str] | None = None) -> list[Path]:
     """Every figure, or those named, as a PNG on white, for the README and for slides."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, figure in figures(document).items():
-        if names is not None and name not in names:
-            continue
+    for name, figure in figures(document, names=names).items():
         path = folder / f"{name}.png"
         path.write_bytes(style.png(figure))
         written.append(path)

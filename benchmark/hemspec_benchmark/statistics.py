@@ -243,17 +243,24 @@ def difference(
     document: Document, measure: Measure, loss: str, against: str = REFERENCE, backend: str | None = None
 ) -> Difference | None:
     """Paired by seed, in one framework or pooled, not corrected; None without a pair."""
-    values = samples(document, measure)
-    if loss not in values or against not in values:
-        return None
-    found = estimate(pair(_only(values[loss], backend), _only(values[against], backend)).values())
-    return Difference(measure, loss, against, found) if found else None
+    return _difference(samples(document, measure), measure, loss, against, backend)
 
 
 def differences(document: Document, measure: Measure, backend: str | None = None) -> dict[str, Difference]:
     """Each loss against cross-entropy, not corrected."""
-    found = {loss: difference(document, measure, loss, backend=backend) for loss in losses(document)}
-    return {loss: entry for loss, entry in found.items() if entry and loss != REFERENCE}
+    values = samples(document, measure)
+    others = [loss for loss in losses(document) if loss != REFERENCE]
+    found = {loss: _difference(values, measure, loss, REFERENCE, backend) for loss in others}
+    return {loss: entry for loss, entry in found.items() if entry}
+
+
+def _difference(
+    values: dict[str, ByBackend], measure: Measure, loss: str, against: str, backend: str | None
+) -> Difference | None:
+    if loss not in values or against not in values:
+        return None
+    found = estimate(pair(_only(values[loss], backend), _only(values[against], backend)).values())
+    return Difference(measure, loss, against, found) if found else None
 
 
 def family(document: Document) -> dict[tuple[str, str], Difference]:

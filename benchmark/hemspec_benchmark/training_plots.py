@@ -8,7 +8,7 @@ from typing import Final
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from hemspec_benchmark.explorations import Exploration, explorations
+from hemspec_benchmark.explorations import Exploration
 from hemspec_benchmark.plots import clipped, legend, line, percent_axis
 from hemspec_benchmark.statistics import Document, by_epoch, label
 from hemspec_benchmark.style import CARD, loss_style, new_figure, styled
@@ -85,9 +85,6 @@ def exploration(document: Document, found: Exploration) -> Figure:
     return figure
 
 
-def exploration_figures(document: Document) -> dict[str, Figure]:
-    """One figure for each measure and thing that was changed, by name."""
-    return {
-        f"exploration-{found.measure.name}-{found.dimension}".replace(" ", "-"): exploration(document, found)
-        for found in explorations(document)
-    }
+def exploration_name(found: Exploration) -> str:
+    """What the figure of a measure and a thing that was changed is called."""
+    return f"exploration-{found.measure.name}-{found.dimension}".replace(" ", "-")

@@ -112,7 +112,7 @@ class Mode:
       the better part of a second.
     - "brief": likewise, but what stands around a loss's formula (shapes, weights, ignored positions, forms of labels)
       not beyond the core cases. For a second mode that traces what another one was asked in full.
-    - "core": the core cases in the first two dtypes. For a mode that compiles for seconds.
+    - "core": the core cases in the first dtype. For a mode that compiles for seconds.
     """
     skip: str = ""
     """Why the mode cannot run here ("no CUDA device"); its checks are then reported as skipped."""

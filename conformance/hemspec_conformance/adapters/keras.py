@@ -26,7 +26,7 @@ TRACED = Mode(
     "traced", dtypes=("float32", "bfloat16"), reads_values=False, coverage="first dtype" if ON_JAX else "brief"
 )
 POLICIES = tuple(
-    Mode("eager", setting=policy, dtypes=("float32", half), refusals=False, coverage="core")
+    Mode("eager", setting=policy, dtypes=(half, "float32"), refusals=False, coverage="core")
     for policy, half in (("mixed_float16", "float16"), ("mixed_bfloat16", "bfloat16"))
 )
 LAYOUT = TRACED if ON_JAX else EAGER

@@ -38,7 +38,7 @@ else:
     NO_TRITON = "the kernels run on the CUDA device"
 EAGER = Mode("eager")
 MODULE = Mode("module")
-GRAPH = Mode("graph", dtypes=("float32", "float64", "bfloat16"), reads_values=False, coverage="first dtype")
+GRAPH = Mode("graph", dtypes=("float32", "float64", "bfloat16"), reads_values=False, coverage="brief")
 """torch.compile(fullgraph=True) up to the graph that Dynamo captures, run as it is: a third of a second a case."""
 HUNTED = Mode("eager", setting="detect_anomaly", dtypes=("float32",), finite_only=True, refusals=False, coverage="core")
 """With ``torch.autograd.detect_anomaly``, and with every operation's result looked at, forward ones included."""
@@ -47,7 +47,7 @@ COMPILED = Mode("compile", dtypes=("float32",), reads_values=False, refusals=Fal
 DYNAMIC = Mode(
     "compile",
     setting="dynamic",
-    dtypes=("float32", "bfloat16", "float16", "float64"),
+    dtypes=("bfloat16", "float32", "float16", "float64"),  # float32 is asked of the other
     reads_values=False,
     coverage="core",
 )
