@@ -144,7 +144,7 @@ def reductions_of(loss: str, *, by_position: bool = True) -> tuple[str, ...]:
     return (*averages, "sum", *(("none",) if by_position and loss != "dice_loss" else ()))
 
 
-def weights(draw: Draw, call: Call, *, step: float = 1.0) -> Array:
+def weights(draw: Draw, call: Call, *, step: float) -> Array:
     size = call.labels.size
     return np.array(draw(st.lists(grid(0, 2, step=step), min_size=size, max_size=size))).reshape(call.labels.shape)
 
@@ -159,8 +159,10 @@ def broken(call: Call, where: Any, label: int) -> Call:
 def repetition(ask: Question, loss: str, draw: Draw) -> None:
     """An integer weight is that many copies; of weight 0 is not there, whatever it holds."""
     call = random_call(ask, draw, loss, reductions=reductions_of(loss, by_position=False))
-    w = weights(draw, call)
-    copies = np.repeat(np.arange(len(w)), w.astype(int))
+    size = len(call.labels)
+    # No more copies than there are positions elsewhere: each new shape is compiled.
+    copies = np.array(sorted(draw(st.lists(st.integers(0, size - 1), min_size=2, max_size=3))), int)
+    w = np.bincount(copies, minlength=size).astype(np.float64)
     many = ask(replace(call, logits=call.logits[copies], labels=call.labels[copies]))
     gradient = np.zeros(call.logits.shape)
     np.add.at(gradient, copies, many.gradient)

@@ -36,7 +36,7 @@ X64 = Mode(
     dtypes=("float64", "float32"),
     reads_values=False,
     refusals=False,
-    coverage="brief",
+    coverage="core",
 )
 VMAP = Mode("vmap", dtypes=("float32",), setting="strict", reads_values=False, per_example=True, coverage="brief")
 LINEAR = Mode(
