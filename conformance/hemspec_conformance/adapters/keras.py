@@ -22,9 +22,7 @@ label_forms = ("ids", "column", "one_hot", "float")
 # JAX without 64-bit mode has no float64, and compiles every operation it meets; Keras does not compile on PyTorch.
 ON_JAX = FRAMEWORK == "jax"
 EAGER = Mode("eager", dtypes=("float32", "float16") if ON_JAX else DTYPES, coverage="core" if ON_JAX else "all")
-TRACED = Mode(
-    "traced", dtypes=("float32", "bfloat16"), reads_values=False, coverage="first dtype" if ON_JAX else "brief"
-)
+TRACED = Mode("traced", dtypes=("float32", "bfloat16"), reads_values=False, coverage="brief")
 POLICIES = tuple(
     Mode("eager", setting=policy, dtypes=(half, "float32"), refusals=False, coverage="core")
     for policy, half in (("mixed_float16", "float16"), ("mixed_bfloat16", "bfloat16"))

@@ -19,7 +19,7 @@ derivatives = tuple(DERIVATIVES)
 
 NO_GPU = "" if tf.config.list_physical_devices("GPU") else "TensorFlow finds no GPU"
 EAGER = Mode("eager")
-GRAPH = Mode("graph", dtypes=("float32", "float64", "bfloat16"), reads_values=False, coverage="first dtype")
+GRAPH = Mode("graph", dtypes=("float32", "float64", "bfloat16"), reads_values=False, coverage="brief")
 UNKNOWN = Mode("graph", setting="unknown_sizes", reads_values=False, static_shapes=False, coverage="core")
 XLA = Mode("xla", dtypes=("float32", "bfloat16"), reads_values=False, coverage="brief")
 HUNTED = Mode("eager", setting="check_numerics", dtypes=("float32",), finite_only=True, refusals=False, coverage="core")
