@@ -47,6 +47,9 @@ PORTS = {"autograd": ["autograd"], "mlx": ["mlx[cpu]", "ml_dtypes"]}  # NumPy ha
 SUITE_NEEDS = ["numpy", "pytest", "hypothesis"]
 """All that the conformance suite needs beside the backend."""
 
+OPERATORS = ROOT / "tests/torch/operators.py"
+"""PyTorch's own checks of operators and modules; see `operators`."""
+
 VERSIONS: dict[str, tuple[str, list[str], list[str]]] = {
     "numpy-oldest": ("3.10", ["numpy==1.26.0", "ml_dtypes==0.4.0"], ["numpy"]),
     "numpy-3.11": ("3.11", ["numpy==2.0.2", "ml_dtypes"], ["numpy"]),
@@ -103,7 +106,9 @@ def tests(session: nox.Session) -> None:
         if backend == "numpy":
             continue
         package = backend.split("-")[0]
-        where = (ROOT / "tests" / package, ROOT / "tests/every", f"hemspec_{package}")
+        where = [ROOT / "tests" / package, ROOT / "tests/every", f"hemspec_{package}"]
+        if package == "torch":
+            where += [f"{OPERATORS}::{quick}" for quick in ("test_gradients", "test_modules")]
         pytest(session, *doctests, *where, "-n2", HEMSPEC_BACKEND=package, **variables)
     pytest(session, ROOT / "tests/benchmark", "-n2")
     return pytest(session, ROOT / "tests/perf", "-n2")
@@ -111,9 +116,12 @@ def tests(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def operators(session: nox.Session) -> None:
-    """PyTorch's own kind of operator and module tests on our losses, some minutes. Arguments go to pytest."""
+    """PyTorch's own kind of operator and module tests on our losses, three minutes. Arguments go to pytest.
+
+    The quick ones are among the usual tests.
+    """
     stack(session)
-    pytest(session, ROOT / "tests/torch/operators.py", "-n2", *session.posargs)
+    pytest(session, OPERATORS, "-n2", *session.posargs)
 
 
 @nox.session(venv_backend="none")

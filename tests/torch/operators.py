@@ -2,7 +2,7 @@
 
 `OpInfo` and `ModuleInfo`, their sample inputs and most checks are PyTorch's own (torch.testing._internal), as its
 test_ops, test_ops_gradients, test_ops_fwd_gradients and test_modules drive them. They are no public API: a new PyTorch
-may move them, which is why this file is not among the tests that run by default.
+may move them. The quick ones, gradients and modules, are among the usual tests.
 """
 
 from __future__ import annotations
