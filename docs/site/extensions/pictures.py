@@ -22,10 +22,9 @@ from sphinx.util.docutils import SphinxDirective
 
 from hemspec import cross_entropy_loss, hem_loss
 from hemspec.reference.hem import kept_errors, margin_errors
-from hemspec_benchmark import plots, statistics, store, style, training_plots
+from hemspec_benchmark import report, statistics, store, style
 
 RESULTS: Final = Path(__file__).parents[3] / "benchmark/results/full.json.gz"
-FOLLOWED: Final = ("ce", "hem", "hem-mean", "mm")
 REPORT: Final = "benchmark-report.html"
 
 
@@ -80,14 +79,9 @@ def results() -> statistics.Document:
 
 
 @functools.cache
-def measured() -> dict[str, Figure]:
-    """The report's figures that pages show."""
-    document = results()
-    curves = {f"training-{name}": training_plots.dynamics(document, name, FOLLOWED) for name in training_plots.DYNAMICS}
-    overview = {"overview": plots.overview(document, statistics.family(document))}
-    return {**{name: figure for name, figure in curves.items() if figure}, **overview} | (
-        training_plots.exploration_figures(document)
-    )
+def measured() -> dict[str, Callable[[], Figure | None]]:
+    """What draws each of the report's figures."""
+    return report.drawings(results())
 
 
 DRAWN: Final[dict[str, Callable[[], Figure]]] = {
@@ -104,9 +98,10 @@ class Picture(SphinxDirective):
 
     def run(self) -> list[nodes.Node]:
         name = self.arguments[0]
-        if name not in DRAWN and name not in measured():
+        draw = DRAWN.get(name) or measured().get(name)
+        figure = draw() if draw else None
+        if figure is None:
             raise self.error(f"no picture {name!r}; there are {', '.join([*DRAWN, *measured()])}")
-        figure = DRAWN[name]() if name in DRAWN else measured()[name]
         caption = nodes.container(classes=["picture-caption"])
         self.state.nested_parse(self.content, self.content_offset, caption)
         wide = "wide" if figure.get_size_inches()[0] > 1.5 * style.CARD else "card"
