@@ -31,7 +31,7 @@ Kind = Literal["vector", "bad input", "law", "adapter", "fuzz"]
 NO_BFLOAT16: Final = "NumPy has no bfloat16 without the package ml_dtypes, which is not installed"
 
 FOR_THE_OTHERS: Final = ("hem_loss", "cross_entropy_loss", "dice_loss")
-"""Asked for all losses where each question compiles, or takes a second in each of several layouts."""
+"""Asked for all losses where each question compiles."""
 NO_GRADIENT: Final = """the adapter lacks gradient(call, mode, upstream), without which a port passes that ignores the
   gradient coming from above. Add to it:
 
@@ -282,7 +282,7 @@ def chosen_checks(backend: Backend, loss: str, mode: Mode, full: bool) -> Iterat
             continue
         # Apart from the first mode those that cost little, and those that have code of their own for a loss.
         cheap = mode.coverage == "all" or mode.losses
-        if (law.layouts and loss in FOR_THE_OTHERS) if moved else (first or (cheap and law.everywhere)):
+        if law.layouts if moved else (first or (cheap and law.everywhere)):
             yield Check(
                 "law",
                 loss,

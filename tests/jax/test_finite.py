@@ -26,11 +26,12 @@ def large(batch):
 @pytest.mark.finding(10)
 def test_no_loss_makes_what_is_not_finite(loss, batch) -> None:
     labels, weights = jnp.asarray(batch.labels), jnp.asarray(batch.weights)
+    for reduction in ("none", loss.reductions[-1]):
 
-    def average(z):
-        return loss(z, labels, axis=1, sample_weight=weights)
+        def total(z, reduction=reduction):
+            return jnp.sum(loss(z, labels, axis=1, sample_weight=weights, reduction=reduction))
 
-    assert np.isfinite(jax.grad(average)(jnp.asarray(large(batch)))).all()
+        assert np.isfinite(jax.grad(total)(jnp.asarray(large(batch)))).all()
 
 
 @pytest.mark.finding(10)
