@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,20 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 TRACED_MODES = ("graph", "xla", "graph, sizes unknown", "xla, sizes unknown")
+
+
+class CannotBeRead(logging.Handler):
+    """Fails the test in which AutoGraph warns that it cannot transform a function: it does so once in a process.
+
+    Else everybody's first `tf.function` with a loss begins with that warning.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "AutoGraph could not transform" in record.getMessage():
+            raise AssertionError(record.getMessage())
+
+
+logging.getLogger("tensorflow").addHandler(CannotBeRead())
 
 
 @pytest.fixture(params=TRACED_MODES)

@@ -184,7 +184,7 @@ def test_trains_in_a_function_without_retracing() -> None:
 def test_labels_of_unknown_rank() -> None:
     """As `tf.py_function` gives them."""
     data = tf.data.Dataset.from_tensor_slices([0, 1, 2]).batch(3)
-    data = data.map(lambda y: tf.py_function(lambda y: y, [y], tf.int32))
+    data = data.map(lambda y: tf.py_function(lambda same: same, [y], tf.int32))
     loss = tf.function(lambda y, w=None: hem_loss(tf.zeros((3, 3)), y, sample_weight=w))
     for y in data:
         assert y.shape == (3,)
