@@ -72,8 +72,13 @@ its Python, what is pinned, and the backends that are checked in it."""
 STRICT = ["-W", "-n", "--keep-going", "-q", "-E", "-d", str(WORK / "doctrees")]
 """Sphinx: every warning is an error, every reference has to be found, nothing is left from the build before."""
 
-QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TF_ENABLE_ONEDNN_OPTS": "0", "OMP_NUM_THREADS": "1"}
-"""One thread a process, since two processes share the cores; and TensorFlow's start-up messages off."""
+QUIET = {
+    "TF_CPP_MIN_LOG_LEVEL": "2",  # none of TensorFlow's start-up messages
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "OMP_NUM_THREADS": "1",  # one thread a process, since two processes share the cores
+    "PYTHONDONTWRITEBYTECODE": "",  # what is imported is compiled once, see `stack`
+}
+"""The environment variables of every program."""
 
 
 @nox.session(venv_backend="none")
@@ -347,7 +352,7 @@ def stack(session: nox.Session) -> None:
     if not stamp.exists() or stamp.read_text() != recipe.hexdigest():
         shutil.rmtree(STACK, ignore_errors=True)
         session.run(sys.executable, "-m", "venv", str(STACK), external=True)
-        pip(session, "install", *constraints(), f"{ROOT}[{EXTRAS}]", *TOOLS)
+        pip(session, "install", "--no-compile", *constraints(), f"{ROOT}[{EXTRAS}]", *TOOLS)  # a third is ever imported
         stamp.write_text(recipe.hexdigest())
     if not getattr(stack, "installed", False):
         pip(session, "install", "--no-deps", "--force-reinstall", str(wheel(session)))

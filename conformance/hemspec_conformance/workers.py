@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from typing import Any, Final
@@ -166,24 +167,35 @@ def run_all(
     progress: Callable[[Outcome, int], None],
 ) -> tuple[Opening, list[Outcome]]:
     """Run the chosen checks of a plan in so many processes (0: in this one). Outcomes come in the plan's order."""
-    first: Worker | InProcess = Worker(request, seconds) if workers else InProcess(request)
-    chosen = choose(first.opening)
+    ready: Future[Cells] = Future()
     outcomes: dict[int, Outcome] = {}
-    cells = Cells(first.opening, chosen)
 
     def work(worker: Worker | InProcess) -> None:
+        cells = ready.result()
         mode: str | None = None
-        while (cell := cells.take(mode)) is not None:
-            for index in cell:
+        while (portion := cells.take(mode)) is not None:
+            mode = portion.mode
+            while (index := cells.next(portion)) is not None:
                 outcomes[index] = worker.run(index)
                 progress(outcomes[index], len(chosen))
-            mode = first.opening.checks[cell[0]].mode
         worker.stop()
 
-    # A thread that cannot start its process leaves its share to the others.
-    helpers = [threading.Thread(target=lambda: work(Worker(request, seconds)), daemon=True) for _ in range(workers - 1)]
+    def help_out() -> None:
+        # Who cannot start a process leaves its share to the others; the first says why.
+        with contextlib.suppress(AdapterError, CancelledError):
+            work(Worker(request, seconds))
+
+    # All at once, because importing a framework takes seconds.
+    helpers = [threading.Thread(target=help_out, daemon=True) for _ in range(workers - 1)]
     for helper in helpers:
         helper.start()
+    try:
+        first: Worker | InProcess = Worker(request, seconds) if workers else InProcess(request)
+        chosen = choose(first.opening)
+    except BaseException:
+        ready.cancel()
+        raise
+    ready.set_result(Cells(first.opening, chosen))
     work(first)
     for helper in helpers:
         helper.join()
@@ -193,32 +205,47 @@ def run_all(
     return first.opening, [outcomes[index] for index in chosen]
 
 
+@dataclass(eq=False)
+class Portion:
+    """Checks of one mode, loss and kind."""
+
+    mode: str
+    left: deque[int] = field(default_factory=deque)
+
+
 class Cells:
     """The chosen checks in portions of one mode, loss and kind, handed out to the workers.
 
     A worker goes on with the mode it is in as long as there is something left of it, because it has compiled for that
     mode already, and takes the last mode next: those that compile tend to be there, and long work is best begun early.
+    When all portions are begun, it helps with the one that has most left.
     """
 
     def __init__(self, opening: Opening, chosen: Sequence[int]) -> None:
         self.lock = threading.Lock()
-        self.portions: dict[str, dict[tuple[str, str], list[int]]] = {}
+        cells: dict[tuple[str, str, str], Portion] = {}
         for index in chosen:
             check = opening.checks[index]
-            of_mode = self.portions.setdefault(check.mode, {})
-            of_mode.setdefault((check.loss, check.kind), []).append(index)
-        self.taken: set[str] = set()
+            portion = cells.setdefault((check.mode, check.loss, check.kind), Portion(check.mode))
+            portion.left.append(index)
+        self.untaken = list(cells.values())
+        self.taken: list[Portion] = []
 
-    def take(self, mode: str | None) -> list[int] | None:
+    def take(self, mode: str | None) -> Portion | None:
         """The next portion for a worker that was last in this mode; None when nothing is left."""
         with self.lock:
-            left = [name for name, portions in self.portions.items() if portions]
-            if not left:
-                return None
-            if mode not in left:
-                untaken = [name for name in left if name not in self.taken]
-                mode = (untaken or left)[-1]
-            assert mode is not None
-            self.taken.add(mode)
-            portions = self.portions[mode]
-            return portions.pop(next(iter(portions)))
+            if not self.untaken:
+                return max((p for p in self.taken if p.left), key=lambda p: len(p.left), default=None)
+            modes = list(dict.fromkeys(portion.mode for portion in self.untaken))
+            if mode not in modes:
+                begun = {portion.mode for portion in self.taken}
+                mode = ([name for name in modes if name not in begun] or modes)[-1]
+            portion = next(portion for portion in self.untaken if portion.mode == mode)
+            self.untaken.remove(portion)
+            self.taken.append(portion)
+            return portion
+
+    def next(self, portion: Portion) -> int | None:
+        """The next check of a portion, which others may be at, too; None when it is done."""
+        with self.lock:
+            return portion.left.popleft() if portion.left else None
