@@ -53,18 +53,18 @@ def conformance(folder: Path, broken: str, *options: str) -> Run:
 
 RANDOM = ("--only", "adapter/*", "--only", "hem_loss/random_*", "--only", "cross_entropy_loss/random_*")
 """Where HEM fails throughout: no laws, each of which would look for its smallest counterexample for seconds."""
-CASES = ("hem_loss", "hem_loss/[!l]*", "hem_loss/la*_*", "cross_entropy_loss", "cross_entropy_loss/[!l]*")
+CASES = ("hem_loss", "hem_loss/[!l]*", "hem_loss/la[!w]*", "cross_entropy_loss", "cross_entropy_loss/[!l]*")
 HEM_AND_CE = ("--only", "adapter/*", *(word for case in CASES for word in ("--only", case)))
 """Without laws, of which some take seconds."""
 
 
 def test_the_sound_adapter_conforms(tmp_path: Path) -> None:
-    run = conformance(tmp_path, "")
+    run = conformance(tmp_path, "", *HEM_AND_CE)
     assert run.code == 0, run.text
     assert "mine (numpy" in run.text
-    assert "conforms, specification 1" in run.text
+    assert "specification 1" in run.text
     assert run.verdict["counts"]["failed"] == 0
-    assert run.verdict["counts"]["passed"] > 1000
+    assert run.verdict["counts"]["passed"] > 300
 
 
 def test_a_renamed_loss_is_said_and_the_others_are_checked(tmp_path: Path) -> None:
@@ -233,7 +233,8 @@ def entry(check: str, **changes: Any) -> str:
 
 
 def with_entry(folder: Path, check: str, **changes: Any) -> Run:
-    return conformance(folder, textwrap.dedent(WRONG_IN_ONE) + entry(check, **changes), *HEM_AND_CE)
+    some = ("--only", "adapter/*", "--only", "hem_loss/large_*", "--only", "hem_loss/random_*")
+    return conformance(folder, textwrap.dedent(WRONG_IN_ONE) + entry(check, **changes), *some)
 
 
 LARGE = "hem_loss/large_*/eager/float32"
