@@ -77,6 +77,7 @@ QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "2",  # none of TensorFlow's start-up messages
     "TF_ENABLE_ONEDNN_OPTS": "0",
     "OMP_NUM_THREADS": "1",  # one thread a process, since two processes share the cores
+    "TORCHINDUCTOR_COMPILE_THREADS": "1",
     "PYTHONDONTWRITEBYTECODE": "",  # what is imported is compiled once, see `stack`
 }
 """The environment variables of every program."""
