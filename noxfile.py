@@ -37,8 +37,7 @@ BACKENDS = {
     "tensorflow": {},
     "jax": {},
     "keras-tensorflow": {"KERAS_BACKEND": "tensorflow"},
-    # Keras calls hemspec.jax, which is asked in all its optimizations; here they would cost a quarter of the time.
-    "keras-jax": {"KERAS_BACKEND": "jax", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+    "keras-jax": {"KERAS_BACKEND": "jax"},
     "keras-torch": {"KERAS_BACKEND": "torch"},
 }
 """The targets of the conformance suite and of the tests, with the environment variables each needs."""
