@@ -29,6 +29,7 @@ EXAMPLES = {  # the slow ones first
     "torch_segmentation": SCENES,
     "jax_flax_nnx": DIGITS,
     "torch_language_model": BYTES,
+    "torch_optimizers": DIGITS,
     "torch_timm_style": DIGITS,
     "torch_plain": DIGITS,
     "jax_equinox": DIGITS,
