@@ -39,9 +39,7 @@ class Question:
 
     def __init__(self, backend: Backend, mode: Mode, dtype: str) -> None:
         self.backend, self.mode, self.dtype = backend, mode, dtype
-        # One shape where each new one is compiled.
         self.classes: Sequence[int] = (2, 3, 5) if mode.coverage == "all" else (3,)
-        self.sizes: Sequence[int] = (1, 2, 3) if mode.coverage == "all" else (3,)
         self.asked: list[Call] = []
 
     def __call__(self, call: Call) -> Result:
@@ -110,25 +108,24 @@ def flags(size: int) -> st.SearchStrategy[Array]:
 
 
 @functools.cache
-def order(size: int) -> st.SearchStrategy[Array]:
+def permutations(size: int) -> st.SearchStrategy[Array]:
     return st.permutations(range(size)).map(np.array)
 
 
 @functools.cache
 def constants(loss: str, classes: int) -> st.SearchStrategy[dict[str, Any]]:
     """Hyper-parameters of a loss, vectors among them."""
-
-    def vector(low: int, high: int, step: float) -> st.SearchStrategy[Array]:
-        return numbers(classes, low, high, step=step)
-
-    margin = st.one_of(st.sampled_from([1.0, 0.0, 1.03125]), vector(0, 64, 1 / 32))
+    margin = st.one_of(st.sampled_from([1.0, 0.0, 1.03125]), numbers(classes, 0, 64, step=1 / 32))
     of_loss: dict[str, dict[str, st.SearchStrategy[Any]]] = {
         "hem_loss": {"margin": margin},
         "multi_margin_loss": {"margin": margin},
         "cross_entropy_loss": {},
-        "focal_loss": {"gamma": st.sampled_from([2.0, 0.0, 0.5]), "alpha": st.none() | vector(0, 8, 0.25)},
+        "focal_loss": {
+            "gamma": st.sampled_from([2.0, 0.0, 0.5]),
+            "alpha": st.none() | numbers(classes, 0, 8, step=0.25),
+        },
         "logit_norm_loss": {"temperature": st.sampled_from([0.25, 1.0])},
-        "logit_adjusted_loss": {"class_counts": vector(1, 50, 1.0), "temperature": st.sampled_from([1.0, 1.25])},
+        "logit_adjusted_loss": {"class_counts": numbers(classes, 1, 50), "temperature": st.sampled_from([1.0, 1.25])},
         "dice_loss": {"smooth": st.sampled_from([0.0, 0.5]), "batch": st.just(True)},
     }
     return st.fixed_dictionaries(of_loss[loss])
@@ -139,8 +136,7 @@ def random_call(
 ) -> Call:
     """Logits, labels, constants and a reduction; neither weights nor ignored positions."""
     classes = draw(st.sampled_from(ask.classes))
-    positions = tuple(shape) if shape is not None else (draw(st.sampled_from(ask.sizes)),)
-
+    positions = tuple(shape) if shape is not None else (draw(st.integers(1, 3)),)
     size = int(np.prod(positions))
     reduction = draw(st.sampled_from(tuple(reductions) or reductions_of(loss)))
     return Call(
@@ -187,8 +183,7 @@ def ignored_is_removed(ask: Question, loss: str, draw: Draw) -> None:
     """A position that is ignored is not there, whatever it holds."""
     call = random_call(ask, draw, loss)
     size = len(call.labels)
-    # One of them, where each number of those that remain is compiled.
-    ignored = draw(flags(size)) if len(ask.sizes) > 1 else draw(order(size)) == 0
+    ignored = draw(flags(size))
     if draw(st.booleans()):
         call = replace(call, sample_weight=weights(draw, call, step=0.5))
     without = ask(
@@ -211,26 +206,24 @@ def ignored_is_removed(ask: Question, loss: str, draw: Draw) -> None:
 def classes_permuted(ask: Question, loss: str, draw: Draw) -> None:
     """Renaming the classes renames the gradient and changes nothing else."""
     call = random_call(ask, draw, loss)
-    renaming = draw(order(call.logits.shape[-1]))
-    renamed = {k: v[renaming] if isinstance(v, np.ndarray) else v for k, v in call.constants.items()}
-    other = ask(
-        replace(call, logits=call.logits[..., renaming], labels=np.argsort(renaming)[call.labels], constants=renamed)
-    )
+    order = draw(permutations(call.logits.shape[-1]))
+    renamed = {k: v[order] if isinstance(v, np.ndarray) else v for k, v in call.constants.items()}
+    other = ask(replace(call, logits=call.logits[..., order], labels=np.argsort(order)[call.labels], constants=renamed))
     first = ask(call)
-    ask.same(loss, other, Result(first.value, first.gradient[..., renaming]), len(renaming))
+    ask.same(loss, other, Result(first.value, first.gradient[..., order]), len(order))
 
 
 def positions_permuted(ask: Question, loss: str, draw: Draw) -> None:
     """The order of the positions does not matter."""
     call = random_call(ask, draw, loss)
     call = replace(call, sample_weight=weights(draw, call, step=0.5))
-    turn = draw(order(len(call.labels)))
+    order = draw(permutations(len(call.labels)))
     other = ask(
-        replace(call, logits=call.logits[turn], labels=call.labels[turn], sample_weight=call.sample_weight[turn])
+        replace(call, logits=call.logits[order], labels=call.labels[order], sample_weight=call.sample_weight[order])
     )
     first = ask(call)
-    value = first.value[turn] if call.reduction == "none" else first.value
-    ask.same(loss, other, Result(value, first.gradient[turn]), call.logits.shape[-1])
+    value = first.value[order] if call.reduction == "none" else first.value
+    ask.same(loss, other, Result(value, first.gradient[order]), call.logits.shape[-1])
 
 
 def constant_added(ask: Question, loss: str, draw: Draw) -> None:

@@ -181,9 +181,12 @@ def run_all(
         worker.stop()
 
     def help_out() -> None:
-        # Who cannot start a process leaves its share to the others; the first says why.
-        with contextlib.suppress(AdapterError, CancelledError):
-            work(Worker(request, seconds))
+        try:
+            worker = Worker(request, seconds)
+            ready.result()
+        except (AdapterError, CancelledError):
+            return  # its share is left to the others, and the first says what is wrong
+        work(worker)
 
     # All at once, because importing a framework takes seconds.
     helpers = [threading.Thread(target=help_out, daemon=True) for _ in range(workers - 1)]

@@ -59,12 +59,12 @@ HEM_AND_CE = ("--only", "adapter/*", *(word for case in CASES for word in ("--on
 
 
 def test_the_sound_adapter_conforms(tmp_path: Path) -> None:
-    run = conformance(tmp_path, "", *HEM_AND_CE)
+    run = conformance(tmp_path, "")
     assert run.code == 0, run.text
     assert "mine (numpy" in run.text
-    assert "specification 1" in run.text
+    assert "conforms, specification 1" in run.text
     assert run.verdict["counts"]["failed"] == 0
-    assert run.verdict["counts"]["passed"] > 300
+    assert run.verdict["counts"]["passed"] > 1000
 
 
 def test_a_renamed_loss_is_said_and_the_others_are_checked(tmp_path: Path) -> None:
