@@ -75,7 +75,8 @@ STRICT = ["-W", "-n", "--keep-going", "-q", "-E", "-d", str(WORK / "doctrees")]
 QUIET = {
     "TF_CPP_MIN_LOG_LEVEL": "2",  # none of TensorFlow's start-up messages
     "TF_ENABLE_ONEDNN_OPTS": "0",
-    "OMP_NUM_THREADS": "1",  # one thread a process, since two processes share the cores
+    # One thread a process, since two processes share the cores.
+    "OMP_NUM_THREADS": "1",
     "TORCHINDUCTOR_COMPILE_THREADS": "1",
     "PYTHONDONTWRITEBYTECODE": "",  # what is imported is compiled once, see `stack`
 }
@@ -353,7 +354,8 @@ def stack(session: nox.Session) -> None:
     if not stamp.exists() or stamp.read_text() != recipe.hexdigest():
         shutil.rmtree(STACK, ignore_errors=True)
         session.run(sys.executable, "-m", "venv", str(STACK), external=True)
-        pip(session, "install", "--no-compile", *constraints(), f"{ROOT}[{EXTRAS}]", *TOOLS)  # a third is ever imported
+        # Not compiled, since two files of five are ever imported.
+        pip(session, "install", "--no-compile", *constraints(), f"{ROOT}[{EXTRAS}]", *TOOLS)
         stamp.write_text(recipe.hexdigest())
     if not getattr(stack, "installed", False):
         pip(session, "install", "--no-deps", "--force-reinstall", str(wheel(session)))
