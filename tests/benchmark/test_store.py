@@ -213,8 +213,8 @@ def test_writing_what_is_not_json_leaves_the_old_file(tmp_path: Path) -> None:
         ("result.json", b"[]", "is not a result"),
         ("result.json", b'{"schema": 1}', r"is not a result of hemspec-benchmark \(schema 2\)"),
         ("result.json.gz", b'{"schema": 2}', "cannot read"),
-        ("result.json.gz", gzip.compress(b'{"schema": 2}' * 9)[:-9], "cannot read"),
-        ("result.json.gz", gzip.compress(b"")[:10] + b"\xff" * 20, "cannot read"),
+        ("result.json.gz", gzip.compress(b'{"schema": 2}' * 9, mtime=0)[:-9], "cannot read"),
+        ("result.json.gz", gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20, "cannot read"),
     ],
 )
 def test_what_cannot_be_read_is_said(tmp_path: Path, name: str, content: bytes | None, message: str) -> None:
