@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from contextlib import contextmanager
+import time
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from enum import Enum
 from pathlib import Path
@@ -26,6 +27,9 @@ from hemspec_benchmark.readme import ReadmeError, update
 from hemspec_benchmark.runner import Options, WorkerError, run
 from hemspec_benchmark.settings import CIFAR, DIGITS, QUICK, TASKS, Cell, Plan, Protocol, explorations
 from hemspec_benchmark.store import Store, StoreError
+from hemspec_benchmark.swap import run as swap
+from hemspec_benchmark.swap.decide import Summary, differences, summaries
+from hemspec_benchmark.swap.matrix import CANDIDATES, Matrix, SwapPlan
 
 # Typer takes choices from enumerations alone; these have the names that the tables have.
 TaskName = Enum("TaskName", {name: name for name in TASKS}, type=str)  # type: ignore[misc]
@@ -205,6 +209,63 @@ def run_command(
             data_dir=data_dir,
         )
         finish(plan, output, options, chosen)
+
+
+@app.command(
+    name="swap",
+    epilog="""Examples:\n
+      hemspec-benchmark swap --output results/swap\n
+      hemspec-benchmark swap --part 1/2 --output a        half of the trainings, on one of two machines; then merge\n
+      hemspec-benchmark swap --budget 60                  nothing is begun after an hour; run again to go on""",
+)
+def swap_command(
+    part: Annotated[str, typer.Option(metavar="K/N", help="Every N-th training, beginning with the K-th.")] = "1/1",
+    budget: Annotated[
+        float | None,
+        typer.Option(min=0, metavar="MINUTES", show_default="none", help="Begin nothing new after so many minutes."),
+    ] = None,
+    output: Output = Path("results/swap"),
+    processes: Processes = None,
+) -> None:
+    """Is the swap safe? Cross-entropy exchanged for HEM in 148 trainings, nothing else changed.
+
+    Optimizers, schedules, clipping and networks, each at the rate that suits cross-entropy; in JAX, on the digits,
+    MNIST's 5,000 and scenes. Goes on where an earlier run into the same folder stopped.
+    """
+    number, _, of = part.partition("/")
+    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise typer.BadParameter(f"--part is {part!r}; expected K/N with K from 1 to N, as 1/2")
+    end = time.monotonic() + (60 * budget if budget is not None else float("inf"))
+    matrix = Matrix()
+    with errors(), closing(Store(output, matrix)) as kept:
+
+        def do(plan: SwapPlan) -> None:
+            options = Options(processes=processes or 0, budget=max(0.0, end - time.monotonic()))
+            run_with_progress(plan, kept, options)
+
+        plan = swap.run(kept, matrix, swap.part(int(number), int(of)), do)
+        command = shlex.join(["hemspec-benchmark", *sys.argv[1:]])
+        made = swap.document(kept, matrix, plan.cells(), command)
+        store.write(made, output / RESULT)
+    if made["missing"]:
+        console.print(f"{made['missing']} cells are missing; run the same command again to go on.")
+    if found := summaries(differences(made)):
+        console.print(swap_table(found))
+
+
+def swap_table(found: list[Summary]) -> Table:
+    """A line for each candidate."""
+    table = Table(title="Instead of cross-entropy, at its rate", caption="shares of the trainings; points of the score")
+    for column, where in ("", "left"), ("trainings", "right"), ("within 1 point", "right"), ("ahead", "right"):
+        table.add_column(column, justify=cast(Any, where))
+    for column, where in ("broken", "right"), ("worst", "right"), ("in", "left"):
+        table.add_column(column, justify=cast(Any, where))
+    for row in found:
+        worst = f"{row.worst.points:+.1f}" if row.worst.finite else "not finite"
+        shares = (f"{100 * share:.0f} %" for share in (row.within, row.ahead, row.broken))
+        label = CANDIDATES[row.candidate].label
+        table.add_row(label, str(row.trainings), *shares, worst, str(row.worst.training))
+    return table
 
 
 @app.command(
@@ -406,7 +467,7 @@ def write_report(document: store.Document, output: Path) -> None:
     console.print(f"The report: {page}; {len(pictures)} pictures in {output / 'pictures'}", soft_wrap=True)
 
 
-def run_with_progress(plan: Plan, kept: Store, options: Options) -> None:
+def run_with_progress(plan: Plan | SwapPlan, kept: Store, options: Options) -> None:
     """Run the plan behind a progress bar for each framework; without a terminal, with a line now and then."""
     cells = plan.cells()
     to_do = [cell for cell in cells if cell not in kept.records]

@@ -19,6 +19,7 @@ from typing import Any, Final, Literal
 
 from hemspec_benchmark.settings import Cell, Plan
 from hemspec_benchmark.store import Store
+from hemspec_benchmark.swap.matrix import SwapPlan
 
 DeviceName = Literal["cpu", "gpu", "auto"]
 
@@ -56,7 +57,10 @@ class Options:
 
 
 def run(
-    plan: Plan, store: Store, options: Options = Options(), on_cell: Callable[[Cell], None] = lambda cell: None
+    plan: Plan | SwapPlan,
+    store: Store,
+    options: Options = Options(),
+    on_cell: Callable[[Cell], None] = lambda cell: None,
 ) -> None:
     """Train every cell that the store lacks; `on_cell` is called after each, from several threads.
 
@@ -69,7 +73,7 @@ def run(
 class Run:
     """The cells to do, the processes that do them."""
 
-    def __init__(self, plan: Plan, store: Store, options: Options, on_cell: Callable[[Cell], None]) -> None:
+    def __init__(self, plan: Plan | SwapPlan, store: Store, options: Options, on_cell: Callable[[Cell], None]) -> None:
         self.plan, self.store, self.options, self.on_cell = plan, store, options, on_cell
         self.deadline = time.monotonic() + options.budget
         self.lock = threading.Lock()
@@ -79,7 +83,7 @@ class Run:
         for backend in plan.backends:
             cells = [cell for cell in plan.cells() if cell.backend == backend and cell not in store.records]
             # A block shares its training: see `Plan.cells`.
-            blocks = groupby(cells, key=lambda cell: (cell.seed, cell.loss, bool(cell.variant)))
+            blocks = groupby(cells, key=self.plan.shared)
             self.pending[backend] = deque(list(block) for _, block in blocks)
 
     def all(self) -> None:
@@ -128,7 +132,7 @@ class Run:
             }
             only_cpu = CPU_ALONE if self.options.device == "cpu" else {}
             worker = subprocess.Popen(
-                [sys.executable, "-m", "hemspec_benchmark.worker", backend, json.dumps(given)],
+                [sys.executable, "-m", self.plan.worker, backend, json.dumps(given)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 TASKS: Final[dict[str, tuple[str, ...]]] = {
     "accuracy": ("test",),
@@ -168,6 +168,8 @@ class Plan:
     backends: tuple[str, ...]
     seeds: tuple[int, ...]
     explorations: tuple[Cell, ...] = field(default=())
+    worker: ClassVar[str] = "hemspec_benchmark.worker"
+    """The module that a framework's process runs."""
 
     def cells(self) -> list[Cell]:
         """In the order of work: seed by seed, so that a run that is cut short has whole seeds.
@@ -182,6 +184,11 @@ class Plan:
             for backend in self.backends
         ]
         return [*grid, *self.explorations]
+
+    @staticmethod
+    def shared(cell: Cell) -> tuple[object, ...]:
+        """Equal for cells that should go to one process: they share a training."""
+        return (cell.seed, cell.loss, bool(cell.variant))
 
 
 def ordered(settings: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from hemspec_benchmark.losses import LOSSES
 from hemspec_benchmark.settings import Cell, Protocol
+from hemspec_benchmark.swap.matrix import Matrix
 
 Document = dict[str, Any]
 SCHEMA: Final = 2
@@ -45,7 +46,7 @@ class Store:
         StoreError: the folder holds a run under another protocol, or another process is using it.
     """
 
-    def __init__(self, folder: Path, protocol: Protocol, *, anew: bool = False) -> None:
+    def __init__(self, folder: Path, protocol: Protocol | Matrix, *, anew: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         self._file = self.path.open("a+b")

@@ -14,6 +14,7 @@ import platform
 import queue
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -23,6 +24,7 @@ import hemspec
 from hemspec_benchmark import tasks
 from hemspec_benchmark.settings import VARIANTS, Cell, Protocol
 from hemspec_benchmark.store import plain
+from hemspec_benchmark.tasks import Outcome
 from hemspec_benchmark.training import Clock, Workshop
 
 PACKAGES = {"torch": ("torch",), "keras": ("keras", "tensorflow"), "jax": ("jax", "optax")}
@@ -39,29 +41,41 @@ def machine(backend: str) -> dict[str, Any]:
             "hemspec": hemspec.__version__,
             "spec": str(hemspec.SPEC_VERSION),
             "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "scikit-learn", "scipy")},
+            **{name: version(name) for name in ("numpy", "scikit-learn", "scipy", "flax", "mlxtend")},
             **{name: importlib.import_module(name).__version__ for name in PACKAGES[backend]},
         },
     }
 
 
-def work(backend: str, options: dict[str, Any], cells: Any, report: Any) -> None:
-    """Train the cells as they come, a report after each."""
-    here = machine(backend)
-    report({"machine": here})
+Work = Callable[[Cell], Outcome]
+
+
+def begin(backend: str, options: dict[str, Any]) -> Work:
+    """What trains and measures a cell of the paper's six tasks."""
     protocol = Protocol.from_json(options["protocol"])
     data_dir = Path(options["data_dir"]) if options["data_dir"] else None
     workshops: dict[str, Workshop] = {}
-    for fields in iter(cells.get, None):
-        cell, clock = Cell(**fields), Clock()
+
+    def do(cell: Cell) -> Outcome:
         if cell.variant not in workshops:
             changed = VARIANTS[cell.variant](protocol) if cell.variant else protocol
             workshops[cell.variant] = Workshop(backend, changed, data_dir)
-        outcome = tasks.run(workshops[cell.variant], cell)
+        return tasks.run(workshops[cell.variant], cell)
+
+    return do
+
+
+def work(backend: str, do: Work, cells: Any, report: Any) -> None:
+    """Train the cells as they come, a report after each."""
+    here = machine(backend)
+    report({"machine": here})
+    for fields in iter(cells.get, None):
+        cell, clock = Cell(**fields), Clock()
+        outcome = do(cell)
         report({"device": here["device"], "seconds": round(clock.seconds, 3), **plain(asdict(outcome))})
 
 
-def main() -> None:
+def main(begin: Callable[[str, dict[str, Any]], Work] = begin) -> None:
     """Keep the real standard output for the reports: what a framework prints goes to standard error."""
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as reports:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -76,7 +90,7 @@ def main() -> None:
             print(json.dumps(message, allow_nan=False), file=reports, flush=True)
 
         threading.Thread(target=listen, daemon=True).start()
-        work(sys.argv[1], json.loads(sys.argv[2]), cells, report)
+        work(sys.argv[1], begin(sys.argv[1], json.loads(sys.argv[2])), cells, report)
 
 
 def _processor() -> str:

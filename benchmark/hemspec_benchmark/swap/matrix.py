@@ -1,0 +1,181 @@
+"""What is asked: the trainings, the candidates that take the place of cross-entropy, the rates and the seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import numpy.typing as npt
+
+import hemspec
+from hemspec_benchmark.settings import Cell
+
+OPTIMIZERS: Final = ("sgd", "momentum", "adam", "adamw")
+SCHEDULES: Final = ("constant", "cosine", "step", "one-cycle")
+CLIPPING: Final = ("free", "clipped")
+NETWORKS: Final = ("mlp", "cnn", "cnn-norm", "vit")
+RATES: Final = {
+    "sgd": (0.01, 0.03, 0.1, 0.3, 1.0),
+    "momentum": (0.003, 0.01, 0.03, 0.1, 0.3),
+    "adam": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+    "adamw": (1e-4, 3e-4, 1e-3, 3e-3, 1e-2),
+}
+"""From which the rate is chosen for cross-entropy."""
+
+TUNING_SEEDS: Final = (90, 91, 92)
+SEEDS: Final = (101, 102, 103, 104, 105)
+CHECKING_SEEDS: Final = (110, 111, 112, 113, 114)
+"""On which the decision table has to be right."""
+
+
+@dataclass(frozen=True, order=True)
+class Training:
+    """One cell of the matrix: everything but loss, rate and seed."""
+
+    data: str
+    network: str
+    optimizer: str
+    schedule: str
+    clipping: str
+
+    def __str__(self) -> str:
+        return " ".join(asdict(self).values())
+
+    @classmethod
+    def read(cls, text: str) -> Training:
+        """The inverse of ``str``."""
+        return cls(*text.split())
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A loss in the place of cross-entropy: HEM's numerator over one of several denominators.
+
+    The denominator is ``max(active, share * N)``, with N positions that count and `active` of them with a loss above 0;
+    a share of 0 is the active mean, of 1 the mean. With `geometric` it is ``sqrt(active * N)``.
+    """
+
+    label: str
+    margin: Callable[[npt.NDArray[np.int64]], Any] = lambda counts: 1.0
+    """Of the numbers of training samples (of labelled pixels) of each class."""
+    share: float = 0.0
+    geometric: bool = False
+    cross_entropy: bool = False
+    checked: bool = False
+    """Trained on the checking seeds too: people can have it today, and the decision table may speak of it."""
+
+
+def _from_total(counts: npt.NDArray[np.int64]) -> Any:
+    return hemspec.margin_from_num_samples(int(counts.sum()))
+
+
+CANDIDATES: Final = {
+    "ce": Candidate("CE", cross_entropy=True, checked=True),
+    "hem": Candidate("HEM", _from_total, checked=True),
+    "hem-mean": Candidate("HEM, mean", _from_total, share=1.0, checked=True),
+    "hem-plus": Candidate("HEM+", hemspec.margins_from_class_counts, checked=True),
+    "hem-margin-1": Candidate("HEM, margin 1", checked=True),
+    "hem-margin-1-mean": Candidate("HEM, margin 1, mean", share=1.0, checked=True),
+    "hem-share-0.1": Candidate("HEM, at least a tenth", _from_total, share=0.1),
+    "hem-share-0.25": Candidate("HEM, at least a quarter", _from_total, share=0.25),
+    "hem-share-0.5": Candidate("HEM, at least a half", _from_total, share=0.5),
+    "hem-geometric": Candidate("HEM, geometric mean", _from_total, geometric=True),
+}
+"""In the order of the tables; the first is what the others are measured against."""
+
+DIGITS: Final = tuple(Training("digits", *rest) for rest in product(NETWORKS, OPTIMIZERS, SCHEDULES, CLIPPING))
+CORNERS: Final = ("momentum", "adamw"), ("constant", "cosine"), ("free",)
+MNIST: Final = tuple(Training("mnist", *rest) for rest in product(NETWORKS, *CORNERS))
+SCENES: Final = tuple(
+    Training("scenes", "dilated", *rest) for rest in product(("momentum", "adam"), ("constant", "cosine"), ("free",))
+)
+MATRIX: Final = (*DIGITS, *MNIST, *SCENES)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """What decides a result, apart from what its cell says."""
+
+    batch_size: int = 64
+    epochs: int = 15
+    mnist_epochs: int = 5
+    scenes: int = 240
+    test_scenes: int = 96
+    scenes_batch: int = 4
+    scenes_epochs: int = 36
+    clip: float = 1.0
+    momentum: float = 0.9
+    weight_decay: float = 0.01
+    """AdamW's, PyTorch's default."""
+    warm_up: float = 0.3
+    """The share of the steps in which one-cycle rises, PyTorch's default."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in a result."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class SwapPlan:
+    """What to run, for `hemspec_benchmark.runner.run`: the rates first, then the candidates at the chosen rate."""
+
+    protocol: Matrix
+    trainings: tuple[Training, ...] = MATRIX
+    candidates: tuple[str, ...] = tuple(CANDIDATES)
+    seeds: tuple[int, ...] = SEEDS
+    rates: dict[Training, float] | None = None
+    """The chosen rates; None where they are what is asked for."""
+    backends: tuple[str, ...] = field(default=("jax",))
+    worker: ClassVar[str] = "hemspec_benchmark.swap.worker"
+
+    def cells(self) -> list[Cell]:
+        """Training by training, so that those that share a compiled program come one after the other."""
+        if self.rates is None:
+            return [
+                cell(training, "ce", rate, seed)
+                for training in self.trainings
+                for rate in RATES[training.optimizer]
+                for seed in TUNING_SEEDS
+            ]
+        return [
+            cell(training, name, self.rates[training], seed)
+            for training in self.trainings
+            for seed in self.seeds
+            for name in self.candidates
+            if seed not in CHECKING_SEEDS or (CANDIDATES[name].checked and training.data != "scenes")
+        ]
+
+    @staticmethod
+    def shared(cell: Cell) -> tuple[object, ...]:
+        """Equal for cells that should go to one process: they share a compiled program."""
+        return (cell.setting, cell.seed if cell.seed not in TUNING_SEEDS else None)
+
+
+def cell(training: Training, candidate: str, rate: float, seed: int) -> Cell:
+    """One training run, as the store has it."""
+    return Cell("swap", str(training), candidate, "jax", seed, f"rate {rate:g}")
+
+
+def rate_of(entry: Cell) -> float:
+    """The inverse of what `cell` does with the rate."""
+    return float(entry.variant.removeprefix("rate "))
+
+
+def choose_rates(trainings: Iterable[Training], records: dict[Cell, dict[str, Any]]) -> dict[Training, float]:
+    """For each training the rate for cross-entropy: of those within a standard error of the best, the lowest.
+
+    The measure is that of the validation part, the standard error that of the best rate's mean over the seeds.
+    """
+    chosen = {}
+    for training in trainings:
+        reached = {
+            rate: np.array([records[cell(training, "ce", rate, seed)]["metrics"]["score"] for seed in TUNING_SEEDS])
+            for rate in RATES[training.optimizer]
+        }
+        best = max(reached, key=lambda rate: float(reached[rate].mean()))
+        enough = reached[best].mean() - reached[best].std(ddof=1) / np.sqrt(len(TUNING_SEEDS))
+        chosen[training] = min(rate for rate, scores in reached.items() if scores.mean() >= enough)
+    return chosen

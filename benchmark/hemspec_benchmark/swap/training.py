@@ -1,0 +1,197 @@
+"""One training of the matrix in JAX: a compiled loop over all its steps, that all losses, rates and schedules share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+import optax
+from jax import Array
+
+import hemspec.jax
+from hemspec_benchmark.datasets import IGNORED
+from hemspec_benchmark.metrics import segmentation
+from hemspec_benchmark.settings import Cell
+from hemspec_benchmark.swap import networks
+from hemspec_benchmark.swap.data import Parts, parts
+from hemspec_benchmark.swap.matrix import CANDIDATES, TUNING_SEEDS, Candidate, Matrix, Training, rate_of
+from hemspec_benchmark.tasks import Outcome
+
+ORDER = 1
+"""The purpose of the random numbers that order the batches."""
+
+
+class Loss(NamedTuple):
+    """A candidate as numbers, so that one compiled program trains with any of them."""
+
+    margin: Array
+    """(C,)."""
+    share: Array
+    geometric: Array
+    cross_entropy: Array
+
+
+class Step(NamedTuple):
+    """An optimizer's settings as numbers."""
+
+    clip: Array
+    """The largest global norm of a gradient; infinity where it is not clipped."""
+    momentum: Array
+    weight_decay: Array
+
+
+def loss_of(candidate: Candidate, counts: npt.NDArray[np.int64]) -> Loss:
+    """The candidate for these training samples."""
+    return Loss(
+        jnp.broadcast_to(jnp.asarray(candidate.margin(counts), jnp.float32), counts.shape),
+        jnp.float32(candidate.share),
+        jnp.asarray(candidate.geometric),
+        jnp.asarray(candidate.cross_entropy),
+    )
+
+
+def objective(logits: Array, labels: Array, loss: Loss) -> Array:
+    """The loss of a batch. It is hemspec's where hemspec has it; the denominators in between are only here."""
+    numerator, active = hemspec.jax.hem_loss.terms(logits, labels, margin=loss.margin)
+    counted = jnp.sum(labels != IGNORED).astype(jnp.float32)
+    denominator = jnp.where(loss.geometric, jnp.sqrt(active * counted), jnp.maximum(active, loss.share * counted))
+    hem = numerator / jnp.maximum(denominator, 1.0)  # below 1 only where all is 0
+    return jnp.where(loss.cross_entropy, hemspec.jax.cross_entropy_loss(logits, labels), hem)
+
+
+def optimizer(adaptive: bool, step: Step) -> optax.GradientTransformation:
+    """All but the rate. Without momentum SGD with momentum is SGD, without decay AdamW is Adam."""
+    clip = optax.clip_by_global_norm(step.clip)
+    if adaptive:
+        return optax.chain(clip, optax.scale_by_adam(), optax.add_decayed_weights(step.weight_decay))
+    return optax.chain(clip, optax.trace(step.momentum))
+
+
+def rates(schedule: str, rate: float, steps: int, matrix: Matrix) -> npt.NDArray[np.float32]:
+    """The learning rate of each step."""
+    follow: Any = {
+        "constant": optax.constant_schedule(rate),
+        "cosine": optax.cosine_decay_schedule(rate, steps),
+        "step": optax.piecewise_constant_schedule(rate, {steps // 2: 0.1, 3 * steps // 4: 0.1}),
+        "one-cycle": optax.cosine_onecycle_schedule(steps, rate, pct_start=matrix.warm_up),
+    }[schedule]
+    return np.array([follow(step) for step in range(steps)], np.float32)
+
+
+@partial(jax.jit, static_argnames=("network", "adaptive"))
+def train(
+    network: Any, adaptive: bool, variables: Any, images: Array, labels: Array, order: Array, rate: Array,
+    loss: Loss, step: Step,
+) -> tuple[Any, Array]:  # fmt: skip
+    """All steps.
+
+    Args:
+        network: a Flax module.
+        adaptive: Adam's steps, not SGD's.
+        variables: the module's, at the start.
+        images: all training images (N, H, W, 1).
+        labels: theirs.
+        order: (steps, batch), which of them.
+        rate: (steps,).
+        loss: what is minimised.
+        step: how.
+
+    Returns:
+        The variables at the end, and whether every loss and every weight on the way was finite.
+    """
+    change = optimizer(adaptive, step)
+
+    def value(weights: Any, statistics: Any, x: Array, y: Array) -> tuple[Array, Any]:
+        logits, updated = network.apply({"params": weights, **statistics}, x, True, mutable=list(statistics))
+        return objective(logits, y, loss), updated
+
+    def one(state: Any, batch: tuple[Array, Array]) -> tuple[Any, Array]:
+        weights, statistics, moments = state
+        chosen, scale = batch
+        (reached, statistics), gradient = jax.value_and_grad(value, has_aux=True)(
+            weights, statistics, images[chosen], labels[chosen]
+        )
+        update, moments = change.update(gradient, moments, weights)
+        weights = optax.apply_updates(weights, jax.tree.map(lambda way: -scale * way, update))
+        return (weights, statistics, moments), jnp.isfinite(reached)
+
+    weights, statistics = variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
+    (weights, statistics, _), finite = jax.lax.scan(one, (weights, statistics, change.init(weights)), (order, rate))
+    whole = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(weights)]).all()
+    return {"params": weights, **statistics}, finite.all() & whole
+
+
+@partial(jax.jit, static_argnames="network")
+def predict(network: Any, variables: Any, images: Array) -> Array:
+    """The classes with the largest logit, not training."""
+    logits: Array = network.apply(variables, images, False)
+    return logits.argmax(axis=-1)
+
+
+@dataclass
+class Rig:
+    """Runs cells of the matrix."""
+
+    matrix: Matrix
+
+    def run(self, cell: Cell) -> Outcome:
+        """Train, and score on the validation part for a tuning seed, on the test part for another.
+
+        The score is the accuracy, of scenes the mean IoU.
+        """
+        training, candidate = Training.read(cell.setting), CANDIDATES[cell.loss]
+        data = parts(training.data, cell.seed, self.matrix)
+        network = networks.build(training.network, data.classes)
+        order = self.order(training, data, cell.seed)
+        variables, finite = train(
+            network,
+            training.optimizer.startswith("adam"),
+            start(network, data.train[0].shape[1:], cell.seed),
+            *data.train,
+            order,
+            rates(training.schedule, rate_of(cell), len(order), self.matrix),
+            loss_of(candidate, data.counts),
+            self.step(training),
+        )
+        images, labels = data.validation if cell.seed in TUNING_SEEDS else data.test
+        predictions = np.asarray(predict(network, variables, images))
+        score = mean_iou(predictions, labels, data.classes) if labels.ndim > 1 else np.mean(predictions == labels)
+        return Outcome({"score": float(score), "finite": float(finite)})
+
+    def order(self, training: Training, data: Parts, seed: int) -> npt.NDArray[np.int32]:
+        """Which samples each step sees, (steps, batch): every epoch in a new order, what fills no batch left out."""
+        matrix, count = self.matrix, len(data.train[0])
+        size, epochs = {
+            "digits": (matrix.batch_size, matrix.epochs),
+            "mnist": (matrix.batch_size, matrix.mnist_epochs),
+            "scenes": (matrix.scenes_batch, matrix.scenes_epochs),
+        }[training.data]
+        rng = np.random.default_rng((seed, ORDER))
+        kept = count // size * size
+        return np.concatenate([rng.permutation(count)[:kept].reshape(-1, size) for _ in range(epochs)]).astype(np.int32)
+
+    def step(self, training: Training) -> Step:
+        """The optimizer's settings."""
+        return Step(
+            jnp.float32(self.matrix.clip if training.clipping == "clipped" else np.inf),
+            jnp.float32(self.matrix.momentum if training.optimizer == "momentum" else 0.0),
+            jnp.float32(self.matrix.weight_decay if training.optimizer == "adamw" else 0.0),
+        )
+
+
+@cache
+def start(network: Any, shape: tuple[int, ...], seed: int) -> Any:
+    """The variables at the start, by the seed."""
+    return jax.jit(network.init, static_argnums=2)(jax.random.key(seed), np.zeros((1, *shape), np.float32), True)
+
+
+def mean_iou(predictions: npt.NDArray[Any], masks: npt.NDArray[Any], classes: int) -> float:
+    """The mean over the classes of the pixels that are not ignored."""
+    valid = masks != IGNORED
+    pairs = classes * masks[valid] + predictions[valid]
+    return segmentation(np.bincount(pairs, minlength=classes**2).reshape(classes, classes))["miou"]

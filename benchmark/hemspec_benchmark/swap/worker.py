@@ -1,0 +1,18 @@
+"""The process that trains the matrix: see `hemspec_benchmark.worker`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hemspec_benchmark import worker
+from hemspec_benchmark.swap.matrix import Matrix
+from hemspec_benchmark.swap.training import Rig
+
+
+def begin(backend: str, options: dict[str, Any]) -> worker.Work:
+    """What trains and measures a cell; there is one framework, JAX."""
+    return Rig(Matrix(**options["protocol"])).run
+
+
+if __name__ == "__main__":
+    worker.main(begin)

