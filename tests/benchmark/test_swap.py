@@ -201,16 +201,20 @@ def test_a_training_is_optax_s_own(optimizer: str, clipping: str) -> None:
     # HEM amplifies rounding, by which compiled steps differ from these; cross-entropy does not.
     criterion = hemspec.jax.CrossEntropyLoss()
     weights, statistics, state = variables["params"], variables.get("batch_stats", {}), change.init(variables["params"])
-    for chosen in order:
 
-        def value(weights: Any, statistics: Any = statistics, chosen: Any = chosen) -> Any:
+    @jax.jit
+    def one(weights: Any, statistics: Any, state: Any, x: Any, y: Any) -> Any:
+        def value(weights: Any) -> Any:
             given = {"params": weights, "batch_stats": statistics}
-            logits, updated = network.apply(given, images[chosen], True, mutable=["batch_stats"])
-            return criterion(logits, labels[chosen]), updated.get("batch_stats", {})
+            logits, updated = network.apply(given, x, True, mutable=["batch_stats"])
+            return criterion(logits, y), updated.get("batch_stats", {})
 
-        (_, statistics), gradient = jax.value_and_grad(value, has_aux=True)(weights)
+        (_, after), gradient = jax.value_and_grad(value, has_aux=True)(weights)
         update, state = change.update(gradient, state, weights)
-        weights = optax.apply_updates(weights, update)
+        return optax.apply_updates(weights, update), after, state
+
+    for chosen in order:
+        weights, statistics, state = one(weights, statistics, state, images[chosen], labels[chosen])
 
     loss = training.loss_of(CANDIDATES["ce"], data.counts)
     adaptive, rate = optimizer.startswith("adam"), training.rates("cosine", 0.05, len(order), TINY)
