@@ -81,6 +81,10 @@ Processes = Annotated[
         help="Processes that train at the same time.",
     ),
 ]
+Budget = Annotated[
+    float | None,
+    typer.Option(min=0, metavar="MINUTES", show_default="none", help="Begin nothing new after so many minutes."),
+]
 
 console = Console()
 app = typer.Typer(
@@ -174,10 +178,7 @@ def run_command(
     mixed_precision: Annotated[
         bool, typer.Option("--mixed-precision", help="Convolutions and linear layers in bfloat16.")
     ] = False,
-    budget: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="MINUTES", show_default="none", help="Begin nothing new after so many minutes."),
-    ] = None,
+    budget: Budget = None,
     output: Output = Path("results/run"),
     processes: Processes = None,
 ) -> None:
@@ -220,10 +221,7 @@ def run_command(
 )
 def swap_command(
     part: Annotated[str, typer.Option(metavar="K/N", help="Every N-th training, beginning with the K-th.")] = "1/1",
-    budget: Annotated[
-        float | None,
-        typer.Option(min=0, metavar="MINUTES", show_default="none", help="Begin nothing new after so many minutes."),
-    ] = None,
+    budget: Budget = None,
     output: Output = Path("results/swap"),
     processes: Processes = None,
 ) -> None:
@@ -256,10 +254,10 @@ def swap_command(
 def swap_table(found: list[Summary]) -> Table:
     """A line for each candidate."""
     table = Table(title="Instead of cross-entropy, at its rate", caption="shares of the trainings; points of the score")
-    for column, where in ("", "left"), ("trainings", "right"), ("within 1 point", "right"), ("ahead", "right"):
-        table.add_column(column, justify=cast(Any, where))
-    for column, where in ("broken", "right"), ("worst", "right"), ("in", "left"):
-        table.add_column(column, justify=cast(Any, where))
+    table.add_column()
+    for column in ("trainings", "within 1 point", "ahead", "broken", "worst"):
+        table.add_column(column, justify="right")
+    table.add_column("in")
     for row in found:
         worst = f"{row.worst.points:+.1f}" if row.worst.finite else "not finite"
         shares = (f"{100 * share:.0f} %" for share in (row.within, row.ahead, row.broken))

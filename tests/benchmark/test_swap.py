@@ -16,7 +16,7 @@ import hemspec
 from hemspec_benchmark import cli, runner
 from hemspec_benchmark.runner import Options
 from hemspec_benchmark.settings import Cell
-from hemspec_benchmark.store import Store
+from hemspec_benchmark.store import Store, merge
 from hemspec_benchmark.swap import run as swap
 from hemspec_benchmark.swap.data import parts
 from hemspec_benchmark.swap.decide import differences, summaries
@@ -33,7 +33,7 @@ from hemspec_benchmark.swap.matrix import (
     Training,
     cell,
     choose_rates,
-    rate_of,
+    read_setting,
 )
 
 jax = pytest.importorskip("jax")
@@ -65,7 +65,7 @@ def test_a_cell_says_its_training_and_its_rate() -> None:
     for entry in MATRIX:
         for rate in RATES[entry.optimizer]:
             made = cell(entry, "hem", rate, 100)
-            assert (Training.read(made.setting), rate_of(made)) == (entry, rate)
+            assert read_setting(made.setting) == (entry, rate)
 
 
 def test_what_nobody_can_have_today_is_not_checked_again() -> None:
@@ -278,10 +278,12 @@ def test_the_rates_come_first_and_a_run_goes_on(kept: Store) -> None:
     assert asked[1:] == [15, 10 * 5 + 6 * 5]
     made = swap.document(kept, TINY, done.cells(), "test")
     assert (made["missing"], len(made["cells"]), len(made["explorations"])) == (0, 80, 15)
-    assert len({entry["variant"] for entry in made["cells"]}) == 1, "all at the rate chosen for cross-entropy"
+    assert len({entry["setting"] for entry in made["cells"]}) == 1, "all at the rate chosen for cross-entropy"
     assert {row.candidate for row in summaries(differences(made))} == set(CANDIDATES) - {"ce"}
     swap.run(kept, TINY, (PLAIN,), do)
     assert asked[3:] == [0, 0]
+    merged, twice = merge([("one", made), ("the same", made)])
+    assert (len(merged["cells"]), len(merged["explorations"]), twice) == (80, 15, 95)
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "half", "1", "1/0"])
@@ -299,7 +301,7 @@ def results(**reached: dict[str, tuple[float, float]]) -> dict[str, Any]:
     return {
         "cells": [
             {
-                "setting": str(replace(PLAIN, optimizer=optimizer)),
+                "setting": f"{replace(PLAIN, optimizer=optimizer)} 0.1",
                 "loss": name.replace("_", "-"),
                 "seed": seed,
                 "metrics": {"score": score, "finite": finite},

@@ -9,7 +9,7 @@ from typing import Any, Final
 import numpy as np
 
 from hemspec_benchmark.store import Document
-from hemspec_benchmark.swap.matrix import CANDIDATES, SEEDS, Training
+from hemspec_benchmark.swap.matrix import CANDIDATES, SEEDS, Training, read_setting
 
 WITHIN: Final = -1.0
 AHEAD: Final = 1.0
@@ -51,7 +51,7 @@ def differences(document: Document, seeds: Iterable[int] = SEEDS) -> list[Differ
     found: dict[tuple[Training, str], dict[int, dict[str, Any]]] = {}
     for entry in document["cells"]:
         if entry["seed"] in asked:
-            found.setdefault((Training.read(entry["setting"]), entry["loss"]), {})[entry["seed"]] = entry["metrics"]
+            found.setdefault((read_setting(entry["setting"])[0], entry["loss"]), {})[entry["seed"]] = entry["metrics"]
     made = []
     for (training, candidate), reached in sorted(found.items()):
         base = found.get((training, "ce"), {})

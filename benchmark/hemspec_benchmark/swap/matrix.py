@@ -30,6 +30,9 @@ SEEDS: Final = (101, 102, 103, 104, 105)
 CHECKING_SEEDS: Final = (110, 111, 112, 113, 114)
 """On which the decision table has to be right."""
 
+VALIDATION: Final = "validation"
+"""The variant of the cells that are scored on the validation part."""
+
 
 @dataclass(frozen=True, order=True)
 class Training:
@@ -151,17 +154,18 @@ class SwapPlan:
     @staticmethod
     def shared(cell: Cell) -> tuple[object, ...]:
         """Equal for cells that should go to one process: they share a compiled program."""
-        return (cell.setting, cell.seed if cell.seed not in TUNING_SEEDS else None)
+        return (read_setting(cell.setting)[0], None if cell.variant else cell.seed)
 
 
 def cell(training: Training, candidate: str, rate: float, seed: int) -> Cell:
-    """One training run, as the store has it."""
-    return Cell("swap", str(training), candidate, "jax", seed, f"rate {rate:g}")
+    """One training run, as the store has it; those that choose a rate are explorations, scored on another part."""
+    return Cell("swap", f"{training} {rate:g}", candidate, "jax", seed, VALIDATION if seed in TUNING_SEEDS else "")
 
 
-def rate_of(entry: Cell) -> float:
-    """The inverse of what `cell` does with the rate."""
-    return float(entry.variant.removeprefix("rate "))
+def read_setting(setting: str) -> tuple[Training, float]:
+    """The training and the rate of a cell's setting."""
+    training, rate = setting.rsplit(maxsplit=1)
+    return Training.read(training), float(rate)
 
 
 def choose_rates(trainings: Iterable[Training], records: dict[Cell, dict[str, Any]]) -> dict[Training, float]:

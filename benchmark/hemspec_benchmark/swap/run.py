@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any
 
 from hemspec_benchmark.settings import Cell
-from hemspec_benchmark.store import SCHEMA, Document, Store
+from hemspec_benchmark.store import SCHEMA, Document, Store, separate
 from hemspec_benchmark.swap.matrix import (
     CHECKING_SEEDS,
     MATRIX,
     SEEDS,
-    TUNING_SEEDS,
     Matrix,
     SwapPlan,
     Training,
@@ -44,7 +42,6 @@ def part(number: int, of: int) -> tuple[Training, ...]:
 
 def document(kept: Store, matrix: Matrix, planned: Iterable[Cell], command: str) -> Document:
     """Everything there is to know about a run, the trainings that chose the rates apart."""
-    cells = [kept.records[cell] for cell in sorted(kept.records)]
     return {
         "schema": SCHEMA,
         "data": "swap",
@@ -53,11 +50,5 @@ def document(kept: Store, matrix: Matrix, planned: Iterable[Cell], command: str)
         "losses": {},
         "machines": kept.machines,
         "missing": sum(cell not in kept.records for cell in planned),
-        "cells": [entry for entry in cells if not chosen_with(entry)],
-        "explorations": [entry for entry in cells if chosen_with(entry)],
+        **separate([kept.records[cell] for cell in sorted(kept.records)]),
     }
-
-
-def chosen_with(entry: dict[str, Any]) -> bool:
-    """Whether this training helped to choose a rate."""
-    return entry["seed"] in TUNING_SEEDS

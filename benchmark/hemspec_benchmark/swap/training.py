@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import optax
 from jax import Array
+from sklearn.metrics import confusion_matrix
 
 import hemspec.jax
 from hemspec_benchmark.datasets import IGNORED
@@ -19,11 +20,9 @@ from hemspec_benchmark.metrics import segmentation
 from hemspec_benchmark.settings import Cell
 from hemspec_benchmark.swap import networks
 from hemspec_benchmark.swap.data import Parts, parts
-from hemspec_benchmark.swap.matrix import CANDIDATES, TUNING_SEEDS, Candidate, Matrix, Training, rate_of
+from hemspec_benchmark.swap.matrix import CANDIDATES, Candidate, Matrix, Training, read_setting
 from hemspec_benchmark.tasks import Outcome
-
-ORDER = 1
-"""The purpose of the random numbers that order the batches."""
+from hemspec_benchmark.training import ORDER
 
 
 class Loss(NamedTuple):
@@ -140,11 +139,11 @@ class Rig:
     matrix: Matrix
 
     def run(self, cell: Cell) -> Outcome:
-        """Train, and score on the validation part for a tuning seed, on the test part for another.
+        """Train, and score on the test part, or on the validation part where a rate is to be chosen.
 
         The score is the accuracy, of scenes the mean IoU.
         """
-        training, candidate = Training.read(cell.setting), CANDIDATES[cell.loss]
+        (training, rate), candidate = read_setting(cell.setting), CANDIDATES[cell.loss]
         data = parts(training.data, cell.seed, self.matrix)
         network = networks.build(training.network, data.classes)
         order = self.order(training, data, cell.seed)
@@ -154,11 +153,11 @@ class Rig:
             start(network, data.train[0].shape[1:], cell.seed),
             *data.train,
             order,
-            rates(training.schedule, rate_of(cell), len(order), self.matrix),
+            rates(training.schedule, rate, len(order), self.matrix),
             loss_of(candidate, data.counts),
             self.step(training),
         )
-        images, labels = data.validation if cell.seed in TUNING_SEEDS else data.test
+        images, labels = data.validation if cell.variant else data.test
         predictions = np.asarray(predict(network, variables, images))
         score = mean_iou(predictions, labels, data.classes) if labels.ndim > 1 else np.mean(predictions == labels)
         return Outcome({"score": float(score), "finite": float(finite)})
@@ -184,14 +183,13 @@ class Rig:
         )
 
 
-@cache
+@partial(jax.jit, static_argnames=("network", "shape"))
 def start(network: Any, shape: tuple[int, ...], seed: int) -> Any:
     """The variables at the start, by the seed."""
-    return jax.jit(network.init, static_argnums=2)(jax.random.key(seed), np.zeros((1, *shape), np.float32), True)
+    return network.init(jax.random.key(seed), jnp.zeros((1, *shape)), True)
 
 
 def mean_iou(predictions: npt.NDArray[Any], masks: npt.NDArray[Any], classes: int) -> float:
     """The mean over the classes of the pixels that are not ignored."""
     valid = masks != IGNORED
-    pairs = classes * masks[valid] + predictions[valid]
-    return segmentation(np.bincount(pairs, minlength=classes**2).reshape(classes, classes))["miou"]
+    return segmentation(confusion_matrix(masks[valid], predictions[valid], labels=np.arange(classes)))["miou"]

@@ -6,11 +6,13 @@ from typing import Any
 
 from hemspec_benchmark import worker
 from hemspec_benchmark.swap.matrix import Matrix
-from hemspec_benchmark.swap.training import Rig
 
 
 def begin(backend: str, options: dict[str, Any]) -> worker.Work:
     """What trains and measures a cell; there is one framework, JAX."""
+    # Here, because by now what JAX may print goes to standard error.
+    from hemspec_benchmark.swap.training import Rig
+
     return Rig(Matrix(**options["protocol"])).run
 
 
