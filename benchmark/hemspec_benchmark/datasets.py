@@ -67,9 +67,7 @@ def digits(evaluate_on: Literal["test", "validation"] = "test") -> Dataset:
 
     Source: E. Alpaydin, C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository, 1998.
     """
-    images, labels = load_digits(return_X_y=True)
-    images = (images / 16.0).astype(np.float32).reshape(-1, 8, 8, 1)
-    labels = labels.astype(np.int32)
+    images, labels = all_digits()
 
     def halve(images: Any, labels: Any) -> Dataset:
         train_x, test_x, train_y, test_y = train_test_split(
@@ -79,6 +77,12 @@ def digits(evaluate_on: Literal["test", "validation"] = "test") -> Dataset:
 
     data = halve(images, labels)
     return data if evaluate_on == "test" else halve(data.train_images, data.train_labels)
+
+
+def all_digits() -> tuple[Images, Labels]:
+    """The images of `digits` and their labels, not divided."""
+    images, labels = load_digits(return_X_y=True)
+    return (images / 16.0).astype(np.float32).reshape(-1, 8, 8, 1), labels.astype(np.int32)
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:

