@@ -27,6 +27,12 @@ def shifted(images: Images, down: npt.NDArray[np.int64], right: npt.NDArray[np.i
     return np.ascontiguousarray(np.moveaxis(chosen, 1, -1))
 
 
+def order(count: int, batch_size: int, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+    """A new order of `count` samples as batches (steps, batch_size). What does not fill a batch is left out."""
+    steps = count // batch_size
+    return rng.permutation(count)[: steps * batch_size].reshape(steps, batch_size)
+
+
 def epoch(
     images: Images,
     labels: Labels,
@@ -65,12 +71,12 @@ def epoch(
         raise ValueError(f"batch_size is {batch_size}, but there are only {count} training images")
     if labels.ndim > 1 and (shift or flip):
         raise ValueError("augmentation is for classification: masks need shift = 0 and flip = False")
-    order = rng.permutation(count)[: steps * batch_size].reshape(steps, batch_size)
-    down, right = rng.integers(-shift, shift + 1, size=(2, *order.shape))
-    mirrored = rng.random(order.shape) < (0.5 if flip else 0.0)
+    drawn = order(count, batch_size, rng)
+    down, right = rng.integers(-shift, shift + 1, size=(2, *drawn.shape))
+    mirrored = rng.random(drawn.shape) < (0.5 if flip else 0.0)
     for start in range(0, steps, chunk):
         part = slice(start, start + chunk)
-        chosen = order[part]
+        chosen = drawn[part]
         batch = images[chosen.ravel()]
         if shift:
             batch = shifted(batch, down[part].ravel(), right[part].ravel(), shift)

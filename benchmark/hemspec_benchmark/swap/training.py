@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +15,7 @@ from jax import Array
 from sklearn.metrics import confusion_matrix
 
 import hemspec.jax
+from hemspec_benchmark import batches
 from hemspec_benchmark.datasets import IGNORED
 from hemspec_benchmark.metrics import segmentation
 from hemspec_benchmark.settings import Cell
@@ -71,6 +72,7 @@ def optimizer(adaptive: bool, step: Step) -> optax.GradientTransformation:
     return optax.chain(clip, optax.trace(step.momentum))
 
 
+@lru_cache(maxsize=8)
 def rates(schedule: str, rate: float, steps: int, matrix: Matrix) -> npt.NDArray[np.float32]:
     """The learning rate of each step."""
     follow: Any = {
@@ -79,7 +81,7 @@ def rates(schedule: str, rate: float, steps: int, matrix: Matrix) -> npt.NDArray
         "step": optax.piecewise_constant_schedule(rate, {steps // 2: 0.1, 3 * steps // 4: 0.1}),
         "one-cycle": optax.cosine_onecycle_schedule(steps, rate, pct_start=matrix.warm_up),
     }[schedule]
-    return np.array([follow(step) for step in range(steps)], np.float32)
+    return np.asarray(jax.vmap(follow)(jnp.arange(steps)), np.float32)
 
 
 @partial(jax.jit, static_argnames=("network", "adaptive"))
@@ -164,15 +166,15 @@ class Rig:
 
     def order(self, training: Training, data: Parts, seed: int) -> npt.NDArray[np.int32]:
         """Which samples each step sees, (steps, batch): every epoch in a new order, what fills no batch left out."""
-        matrix, count = self.matrix, len(data.train[0])
+        matrix = self.matrix
         size, epochs = {
             "digits": (matrix.batch_size, matrix.epochs),
             "mnist": (matrix.batch_size, matrix.mnist_epochs),
             "scenes": (matrix.scenes_batch, matrix.scenes_epochs),
         }[training.data]
         rng = np.random.default_rng((seed, ORDER))
-        kept = count // size * size
-        return np.concatenate([rng.permutation(count)[:kept].reshape(-1, size) for _ in range(epochs)]).astype(np.int32)
+        drawn = [batches.order(len(data.train[0]), size, rng) for _ in range(epochs)]
+        return np.concatenate(drawn).astype(np.int32)
 
     def step(self, training: Training) -> Step:
         """The optimizer's settings."""
