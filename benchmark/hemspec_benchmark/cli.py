@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from enum import Enum
@@ -21,15 +22,17 @@ from hemspec_benchmark import datasets, report, store, tune, unknowns
 from hemspec_benchmark.agreement import agreement
 from hemspec_benchmark.datasets import DataError, Dataset, Scenario
 from hemspec_benchmark.learner import BACKENDS
-from hemspec_benchmark.losses import COMPARED, LOSSES
+from hemspec_benchmark.losses import COMPARED, LOSSES, described
 from hemspec_benchmark.network import initial_weights
 from hemspec_benchmark.readme import ReadmeError, update
 from hemspec_benchmark.runner import Options, WorkerError, run
-from hemspec_benchmark.settings import CIFAR, DIGITS, QUICK, TASKS, Cell, Plan, Protocol, explorations
-from hemspec_benchmark.store import Store, StoreError
+from hemspec_benchmark.settings import CIFAR, DIGITS, QUICK, TASKS, Cell, Plan, Protocol, Rules, Runnable, explorations
+from hemspec_benchmark.store import Document, Store, StoreError
+from hemspec_benchmark.swap import decide
+from hemspec_benchmark.swap import report as swap_report
 from hemspec_benchmark.swap import run as swap
-from hemspec_benchmark.swap.decide import Summary, differences, summaries
-from hemspec_benchmark.swap.matrix import CANDIDATES, Matrix, SwapPlan
+from hemspec_benchmark.swap.matrix import Matrix
+from hemspec_benchmark.swap.matrix import described as candidates
 
 # Typer takes choices from enumerations alone; these have the names that the tables have.
 TaskName = Enum("TaskName", {name: name for name in TASKS}, type=str)  # type: ignore[misc]
@@ -234,36 +237,16 @@ def swap_command(
     if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
         raise typer.BadParameter(f"--part is {part!r}; expected K/N with K from 1 to N, as 1/2")
     end = time.monotonic() + (60 * budget if budget is not None else float("inf"))
-    matrix = Matrix()
+    matrix, planned = Matrix(), list[Cell]()
     with errors(), closing(Store(output, matrix)) as kept:
-
-        def do(plan: SwapPlan) -> None:
-            options = Options(processes=processes or 0, budget=max(0.0, end - time.monotonic()))
-            run_with_progress(plan, kept, options)
-
-        plan = swap.run(kept, matrix, swap.part(int(number), int(of)), do)
-        command = shlex.join(["hemspec-benchmark", *sys.argv[1:]])
-        made = swap.document(kept, matrix, plan.cells(), command)
-        store.write(made, output / RESULT)
-    if made["missing"]:
-        console.print(f"{made['missing']} cells are missing; run the same command again to go on.")
-    if found := summaries(differences(made)):
-        console.print(swap_table(found))
-
-
-def swap_table(found: list[Summary]) -> Table:
-    """A line for each candidate."""
-    table = Table(title="Instead of cross-entropy, at its rate", caption="shares of the trainings; points of the score")
-    table.add_column()
-    for column in ("trainings", "within 1 point", "ahead", "broken", "worst"):
-        table.add_column(column, justify="right")
-    table.add_column("in")
-    for row in found:
-        worst = f"{row.worst.points:+.1f}" if row.worst.finite else "not finite"
-        shares = (f"{100 * share:.0f} %" for share in (row.within, row.ahead, row.broken))
-        label = CANDIDATES[row.candidate].label
-        table.add_row(label, str(row.trainings), *shares, worst, str(row.worst.training))
-    return table
+        with written(kept, matrix, planned, output, candidates()) as document:
+            for plan in swap.plans(kept.records, matrix, swap.part(int(number), int(of))):
+                planned.extend(plan.cells())
+                run_with_progress(
+                    plan, kept, Options(processes=processes or 0, budget=max(0.0, end - time.monotonic()))
+                )
+        say_missing(document)
+        write_swap_report(document, output)
 
 
 @app.command(
@@ -431,32 +414,52 @@ def check(plan: Plan, data: Dataset) -> None:
 
 def finish(plan: Plan, output: Path, options: Options, data: Dataset, *, anew: bool = False) -> None:
     """Run, write the result and the report, and say whether the frameworks agree."""
-    kept = Store(output, plan.protocol, anew=anew)
-    try:
+    with (
+        closing(Store(output, plan.protocol, anew=anew)) as kept,
+        written(kept, plan.protocol, plan.cells(), output, described(data.class_counts)) as document,
+    ):
         run_with_progress(plan, kept, options)
-    finally:
-        document = store.document(
-            plan.protocol,
-            kept,
-            command=shlex.join(["hemspec-benchmark", *sys.argv[1:]]),
-            planned=plan.cells(),
-            class_counts=data.class_counts,
-        )
-        kept.close()
-        store.write(document, output / RESULT)
     for name in TASKS:
         if any(cell["task"] == name for cell in document["cells"]):
             console.print(report.table(document, name))
     write_report(document, output)
-    if document["missing"]:
-        console.print(f"{document['missing']} cells are missing; run the same command again to go on.")
+    say_missing(document)
     found = agreement(document)
     console.print(found.summary(), soft_wrap=True, highlight=False)
     if found.failures:
         raise typer.Exit(1)
 
 
-def write_report(document: store.Document, output: Path) -> None:
+@contextmanager
+def written(
+    kept: Store, protocol: Rules, planned: Collection[Cell], output: Path, losses: Mapping[str, dict[str, Any]]
+) -> Iterator[Document]:
+    """Give a document that is filled and written when the work in it has ended, however it ends."""
+    document: Document = {}
+    try:
+        yield document
+    finally:
+        command = shlex.join(["hemspec-benchmark", *sys.argv[1:]])
+        document |= store.document(protocol, kept, command=command, planned=planned, losses=losses)
+        store.write(document, output / RESULT)
+
+
+def say_missing(document: Document) -> None:
+    """What to do where cells are missing."""
+    if document["missing"]:
+        console.print(f"{document['missing']} cells are missing; run the same command again to go on.")
+
+
+def write_swap_report(document: Document, output: Path) -> None:
+    """What the matrix says, once all of it is there."""
+    if lacking := decide.missing(document):
+        console.print(f"{lacking} trainings of the matrix are missing; without them nothing is said of it.")
+        console.print("Where they were trained elsewhere: hemspec-benchmark merge, then hemspec-benchmark report.")
+        return
+    console.print(swap_report.table(decide.summaries(decide.differences(document))))
+
+
+def write_report(document: Document, output: Path) -> None:
     """The page, and its pictures as files."""
     output.mkdir(parents=True, exist_ok=True)
     page = output / "report.html"
@@ -465,7 +468,7 @@ def write_report(document: store.Document, output: Path) -> None:
     console.print(f"The report: {page}; {len(pictures)} pictures in {output / 'pictures'}", soft_wrap=True)
 
 
-def run_with_progress(plan: Plan | SwapPlan, kept: Store, options: Options) -> None:
+def run_with_progress(plan: Runnable, kept: Store, options: Options) -> None:
     """Run the plan behind a progress bar for each framework; without a terminal, with a line now and then."""
     cells = plan.cells()
     to_do = [cell for cell in cells if cell not in kept.records]

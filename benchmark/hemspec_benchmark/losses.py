@@ -65,5 +65,14 @@ LOSSES: Final = {
 }
 """In the order of the tables. MM keeps its usual margin of 1, focal gamma = 2, LogitNorm a temperature of 0.04."""
 
+
+def described(class_counts: Counts) -> dict[str, dict[str, Any]]:
+    """What each name means for a training set, as a result says it."""
+    return {
+        name: {"label": loss.label, "function": loss.function_name, "arguments": loss.arguments(class_counts)}
+        for name, loss in LOSSES.items()
+    }
+
+
 COMPARED: Final = tuple(name for name in LOSSES if name != "hem-margin-1")
 """The losses of the run itself. HEM with a fixed margin is there to find out what the margin does."""

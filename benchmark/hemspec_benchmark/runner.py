@@ -17,9 +17,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from hemspec_benchmark.settings import Cell, Plan
+from hemspec_benchmark.settings import Cell, Runnable
 from hemspec_benchmark.store import Store
-from hemspec_benchmark.swap.matrix import SwapPlan
 
 DeviceName = Literal["cpu", "gpu", "auto"]
 
@@ -57,7 +56,7 @@ class Options:
 
 
 def run(
-    plan: Plan | SwapPlan,
+    plan: Runnable,
     store: Store,
     options: Options = Options(),
     on_cell: Callable[[Cell], None] = lambda cell: None,
@@ -73,7 +72,7 @@ def run(
 class Run:
     """The cells to do, the processes that do them."""
 
-    def __init__(self, plan: Plan | SwapPlan, store: Store, options: Options, on_cell: Callable[[Cell], None]) -> None:
+    def __init__(self, plan: Runnable, store: Store, options: Options, on_cell: Callable[[Cell], None]) -> None:
         self.plan, self.store, self.options, self.on_cell = plan, store, options, on_cell
         self.deadline = time.monotonic() + options.budget
         self.lock = threading.Lock()

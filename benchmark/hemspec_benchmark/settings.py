@@ -7,6 +7,7 @@ gave are in `hemspec_benchmark.tune`. Nothing is tuned for HEM, as in the paper.
 from __future__ import annotations
 
 import math
+import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar, Final, Literal
@@ -134,6 +135,38 @@ class Cell:
     seed: int
     variant: str = ""
     """What is changed in the protocol, in an exploration: see `VARIANTS`. Empty in the run itself."""
+
+
+class Rules(typing.Protocol):
+    """What decides the results of a run, as the store keeps it: `Protocol`, and the swap's `Matrix`."""
+
+    @property
+    def data(self) -> str:
+        """What is trained on, and what kind of result it gives."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain lists and dictionaries."""
+
+
+class Runnable(typing.Protocol):
+    """What the runner runs: `Plan`, and the swap's `SwapPlan`."""
+
+    worker: ClassVar[str]
+    """The module that a framework's process runs."""
+
+    @property
+    def protocol(self) -> Rules:
+        """What decides the results."""
+
+    @property
+    def backends(self) -> tuple[str, ...]:
+        """The frameworks of the cells."""
+
+    def cells(self) -> list[Cell]:
+        """In the order of work."""
+
+    def shared(self, cell: Cell) -> tuple[object, ...]:
+        """Equal for cells that follow each other and should go to one process."""
 
 
 def _rate(recipe: str, rate: float) -> Any:

@@ -12,7 +12,7 @@ import json
 import math
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -20,8 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from hemspec_benchmark.losses import LOSSES
-from hemspec_benchmark.settings import Cell, Protocol
-from hemspec_benchmark.swap.matrix import Matrix
+from hemspec_benchmark.settings import Cell, Rules
 
 Document = dict[str, Any]
 SCHEMA: Final = 2
@@ -46,7 +45,7 @@ class Store:
         StoreError: the folder holds a run under another protocol, or another process is using it.
     """
 
-    def __init__(self, folder: Path, protocol: Protocol | Matrix, *, anew: bool = False) -> None:
+    def __init__(self, folder: Path, protocol: Rules, *, anew: bool = False) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / FILE
         self._file = self.path.open("a+b")
@@ -121,8 +120,13 @@ def cell_of(entry: dict[str, Any]) -> Cell:
     return Cell(*(entry[name] for name in KEY))
 
 
-def document(protocol: Protocol, store: Store, *, command: str, planned: Iterable[Cell], class_counts: Any) -> Document:
-    """Everything there is to know about a run. Cells and machines are sorted, whatever order they came in."""
+def document(
+    protocol: Rules, store: Store, *, command: str, planned: Iterable[Cell], losses: Mapping[str, dict[str, Any]]
+) -> Document:
+    """Everything there is to know about a run. Cells and machines are sorted, whatever order they came in.
+
+    `losses` says what each name of a loss means; the document keeps those that were used.
+    """
     machines = sorted(store.machines, key=json.dumps)
     position = [machines.index(machine) for machine in store.machines]
     cells = [
@@ -134,15 +138,7 @@ def document(protocol: Protocol, store: Store, *, command: str, planned: Iterabl
         "data": protocol.data,
         "command": command,
         "protocol": protocol.as_json(),
-        "losses": {
-            name: {
-                "label": loss.label,
-                "function": loss.function_name,
-                "arguments": plain(loss.arguments(class_counts)),
-            }
-            for name, loss in LOSSES.items()
-            if name in used
-        },
+        "losses": {name: plain(loss) for name, loss in losses.items() if name in used},
         "machines": machines,
         "missing": sum(cell not in store.records for cell in planned),
         **separate(cells),
@@ -184,10 +180,15 @@ def merge(documents: list[tuple[str, Document]]) -> tuple[Document, int]:
             else:
                 cells[cell_of(entry)] = {**entry, "machine": machines.index(given["machines"][entry["machine"]])}
     losses = {name: loss for _, given in documents for name, loss in given["losses"].items()}
+    order = list(LOSSES)
+
+    def position(name: str) -> int:
+        return order.index(name) if name in order else len(order)
+
     merged = {
         **first,
         "command": " && ".join(dict.fromkeys(given["command"] for _, given in documents)),
-        "losses": {name: losses[name] for name in LOSSES if name in losses},
+        "losses": {name: losses[name] for name in sorted(losses, key=position)},
         "machines": machines,
         "missing": 0,
         **separate([cells[cell] for cell in sorted(cells)]),

@@ -31,16 +31,17 @@ resolution reached a validation mIoU of 22.1 ± 6.2 in 9 epochs (batches of 8).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from statistics import mean, stdev
-from typing import Final, Literal
+from typing import Final, Literal, TypeVar
 
 from hemspec_benchmark import tasks
 from hemspec_benchmark.settings import DIGITS, TASKS, Cell, Protocol, Recipe
 from hemspec_benchmark.training import Workshop
 
+Key = TypeVar("Key", float, tuple[int, float])
 Part = Literal["classification", "continual", "segmentation"]
 
 GRIDS: Final[dict[Part, tuple[tuple[int, ...], tuple[float, ...]]]] = {
@@ -81,7 +82,16 @@ def search(part: Part, seeds: int, backend: str = "jax", protocol: Protocol = DI
 
 
 def choose(points: list[Point]) -> Point:
-    """The rule."""
-    best = max(points, key=lambda point: point.value)
-    close = [point for point in points if point.value >= best.value - best.standard_error]
-    return min(close, key=lambda point: (point.recipe.epochs, point.recipe.learning_rate))
+    """The point that the rule takes."""
+    by_cost = {(point.recipe.epochs, point.recipe.learning_rate): point for point in points}
+    return by_cost[simplest({cost: (point.value, point.standard_error) for cost, point in by_cost.items()})]
+
+
+def simplest(reached: Mapping[Key, tuple[float, float]]) -> Key:
+    """The rule: of the points within a standard error of the best, the smallest.
+
+    Args:
+        reached: for each point what was measured there, more being better: the mean and its standard error.
+    """
+    best, error = max(reached.values(), key=lambda measured: measured[0])
+    return min(point for point, (value, _) in reached.items() if value >= best - error)

@@ -14,7 +14,7 @@ import platform
 import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -30,8 +30,8 @@ from hemspec_benchmark.training import Clock, Workshop
 PACKAGES = {"torch": ("torch",), "keras": ("keras", "tensorflow"), "jax": ("jax", "optax")}
 
 
-def machine(backend: str) -> dict[str, Any]:
-    """Where the numbers come from."""
+def machine(backend: str, packages: Iterable[str] = ()) -> dict[str, Any]:
+    """Where the numbers come from; `packages` are those that this worker uses beside its framework's."""
     return {
         "platform": platform.platform(),
         "processor": _processor(),
@@ -41,7 +41,7 @@ def machine(backend: str) -> dict[str, Any]:
             "hemspec": hemspec.__version__,
             "spec": str(hemspec.SPEC_VERSION),
             "python": platform.python_version(),
-            **{name: version(name) for name in ("numpy", "scikit-learn", "scipy", "flax", "mlxtend")},
+            **{name: version(name) for name in ("numpy", "scikit-learn", "scipy", *packages)},
             **{name: importlib.import_module(name).__version__ for name in PACKAGES[backend]},
         },
     }
@@ -65,9 +65,9 @@ def begin(backend: str, options: dict[str, Any]) -> Work:
     return do
 
 
-def work(backend: str, do: Work, cells: Any, report: Any) -> None:
+def work(backend: str, do: Work, cells: Any, report: Any, packages: Iterable[str] = ()) -> None:
     """Train the cells as they come, a report after each."""
-    here = machine(backend)
+    here = machine(backend, packages)
     report({"machine": here})
     for fields in iter(cells.get, None):
         cell, clock = Cell(**fields), Clock()
@@ -75,7 +75,7 @@ def work(backend: str, do: Work, cells: Any, report: Any) -> None:
         report({"device": here["device"], "seconds": round(clock.seconds, 3), **plain(asdict(outcome))})
 
 
-def main(begin: Callable[[str, dict[str, Any]], Work] = begin) -> None:
+def main(begin: Callable[[str, dict[str, Any]], Work] = begin, packages: Iterable[str] = ()) -> None:
     """Keep the real standard output for the reports: what a framework prints goes to standard error."""
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as reports:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -90,7 +90,7 @@ def main(begin: Callable[[str, dict[str, Any]], Work] = begin) -> None:
             print(json.dumps(message, allow_nan=False), file=reports, flush=True)
 
         threading.Thread(target=listen, daemon=True).start()
-        work(sys.argv[1], begin(sys.argv[1], json.loads(sys.argv[2])), cells, report)
+        work(sys.argv[1], begin(sys.argv[1], json.loads(sys.argv[2])), cells, report, packages)
 
 
 def _processor() -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from hemspec_benchmark import store
+from hemspec_benchmark.losses import described
 from hemspec_benchmark.settings import DIGITS, Cell, Protocol
 from hemspec_benchmark.store import FILE, Store, StoreError
 
@@ -28,7 +29,7 @@ def record(value: float, **details: Any) -> dict[str, Any]:
 
 
 def document(kept: Store, *, protocol: Protocol = DIGITS, command: str = "run", planned: Any = ()) -> store.Document:
-    return store.document(protocol, kept, command=command, planned=planned, class_counts=COUNTS)
+    return store.document(protocol, kept, command=command, planned=planned, losses=described(COUNTS))
 
 
 @pytest.fixture

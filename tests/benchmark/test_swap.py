@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 import hemspec
 from hemspec_benchmark import cli, runner
 from hemspec_benchmark.runner import Options
-from hemspec_benchmark.settings import Cell
-from hemspec_benchmark.store import Store, merge
+from hemspec_benchmark.settings import Cell, SplitName
+from hemspec_benchmark.store import Store, document, merge
 from hemspec_benchmark.swap import run as swap
-from hemspec_benchmark.swap.data import parts
-from hemspec_benchmark.swap.decide import differences, summaries
+from hemspec_benchmark.swap.data import divided
+from hemspec_benchmark.swap.decide import differences, missing, summaries
 from hemspec_benchmark.swap.matrix import (
     CANDIDATES,
     CHECKING_SEEDS,
@@ -33,6 +33,7 @@ from hemspec_benchmark.swap.matrix import (
     Training,
     cell,
     choose_rates,
+    described,
     read_setting,
 )
 
@@ -89,25 +90,30 @@ def test_of_the_rates_within_a_standard_error_of_the_best_the_lowest_is_taken() 
 # The data
 
 
+def parts_of(name: str, seed: int) -> list[Any]:
+    """The images to train on, to choose on and to test on."""
+    choosing, testing = (divided(name, seed, part, TINY) for part in get_args(SplitName)[::-1])
+    assert np.array_equal(choosing.train_images, testing.train_images)
+    return [testing.train_images, choosing.test_images, testing.test_images]
+
+
 @pytest.mark.parametrize(("name", "number"), [("digits", 1797), ("mnist", 5000)])
 def test_a_seed_divides_the_data_anew(name: str, number: int) -> None:
-    one, other = (parts(name, seed, TINY) for seed in (1, 2))
-    each = [one.train, one.validation, one.test]
-    assert [len(images) for images, _ in each] == pytest.approx([0.6 * number, 0.1 * number, 0.3 * number], abs=2)
-    assert sum(one.counts) == len(one.train[0])
-    together = np.concatenate([images for images, _ in each]).reshape(number, -1)
-    again = np.concatenate([images for images, _ in (other.train, other.validation, other.test)]).reshape(number, -1)
+    each = [parts_of(name, seed) for seed in (1, 2)]
+    assert [len(images) for images in each[0]] == pytest.approx([0.6 * number, 0.1 * number, 0.3 * number], abs=2)
+    together, again = (np.concatenate(images).reshape(number, -1) for images in each)
     assert np.array_equal(np.sort(together, axis=0), np.sort(again, axis=0)), "nothing is lost or there twice"
-    assert not np.array_equal(one.test[0], other.test[0])
+    assert not np.array_equal(each[0][2], each[1][2])
     assert 0.0 == together.min() < together.max() == pytest.approx(1.0, abs=0.01)
 
 
 def test_scenes_are_made_of_their_own_part() -> None:
-    made = parts("scenes", 1, TINY)
-    assert [len(images) for images, _ in (made.train, made.validation, made.test)] == [8, 4, 4]
-    assert made.train[1].shape == (8, 24, 24)
-    assert made.counts.sum() == 8 * 20 * 20, "the border does not count"
-    assert not np.array_equal(made.validation[0], made.test[0])
+    train, validation, test = parts_of("scenes", 1)
+    assert [len(images) for images in (train, validation, test)] == [8, 4, 4]
+    assert not np.array_equal(validation, test)
+    made = divided("scenes", 1, "test", TINY)
+    assert made.train_labels.shape == (8, 24, 24)
+    assert made.class_counts.sum() == 8 * 20 * 20, "the border does not count"
 
 
 # A training
@@ -188,10 +194,10 @@ def test_a_training_is_optax_s_own(optimizer: str, clipping: str) -> None:
     # Not with Adam: a bias before batch norm has no gradient but rounding, of which it makes steps as large as any.
     with_statistics = (optimizer, clipping) == ("momentum", "clipped")
     asked = Training("digits", "cnn-norm" if with_statistics else "mlp", optimizer, "cosine", clipping)
-    rig, data = training.Rig(TINY), parts("digits", 1, TINY)
-    images, labels = data.train
-    network = networks.build(asked.network, data.classes)
-    order = rig.order(asked, data, 1)[:4]
+    rig, data = training.Rig(TINY), divided("digits", 1, "test", TINY)
+    images, labels = data.train_images, data.train_labels
+    network = networks.build(asked.network, data.num_classes)
+    order = rig.order(asked, len(images), 1)[:4]
     variables = training.start(network, images.shape[1:], 1)
 
     scale = optax.cosine_decay_schedule(0.05, len(order))
@@ -216,7 +222,7 @@ def test_a_training_is_optax_s_own(optimizer: str, clipping: str) -> None:
     for chosen in order:
         weights, statistics, state = one(weights, statistics, state, images[chosen], labels[chosen])
 
-    loss = training.loss_of(CANDIDATES["ce"], data.counts)
+    loss = training.loss_of(CANDIDATES["ce"], data.class_counts)
     adaptive, rate = optimizer.startswith("adam"), training.rates("cosine", 0.05, len(order), TINY)
     ended, finite = training.train(network, adaptive, variables, images, labels, order, rate, loss, rig.step(asked))
     assert finite
@@ -265,23 +271,26 @@ def kept(tmp_path: Path) -> Iterator[Store]:
 
 
 def test_the_rates_come_first_and_a_run_goes_on(kept: Store) -> None:
-    asked: list[int] = []
+    planned: list[Cell] = []
 
-    def do(plan: SwapPlan, budget: float = float("inf")) -> None:
-        asked.append(sum(entry not in kept.records for entry in plan.cells()))
-        runner.run(plan, kept, Options(processes=1, budget=budget))
+    def do(budget: float = float("inf")) -> list[int]:
+        asked = []
+        planned.clear()
+        for plan in swap.plans(kept.records, TINY, (PLAIN,)):
+            planned.extend(plan.cells())
+            asked.append(sum(entry not in kept.records for entry in plan.cells()))
+            runner.run(plan, kept, Options(processes=1, budget=budget))
+        return asked
 
-    begun = swap.run(kept, TINY, (PLAIN,), lambda plan: do(plan, 0.0))
-    assert begun.rates is None
-    assert asked == [15]
-    done = swap.run(kept, TINY, (PLAIN,), do)
-    assert asked[1:] == [15, 10 * 5 + 6 * 5]
-    made = swap.document(kept, TINY, done.cells(), "test")
+    assert do(budget=0.0) == [15], "without the rates there is nothing else to run"
+    assert do() == [15, 10 * 5 + 6 * 5]
+    assert do() == [0, 0]
+    made = document(TINY, kept, command="test", planned=planned, losses=described())
     assert (made["missing"], len(made["cells"]), len(made["explorations"])) == (0, 80, 15)
+    assert list(made["losses"]) == list(CANDIDATES)
     assert len({entry["setting"] for entry in made["cells"]}) == 1, "all at the rate chosen for cross-entropy"
     assert {row.candidate for row in summaries(differences(made))} == set(CANDIDATES) - {"ce"}
-    swap.run(kept, TINY, (PLAIN,), do)
-    assert asked[3:] == [0, 0]
+    assert missing(made) == 147 * 80 - 4 * 30, "scenes are not checked again"
     merged, twice = merge([("one", made), ("the same", made)])
     assert (len(merged["cells"]), len(merged["explorations"]), twice) == (80, 15, 95)
 
@@ -322,7 +331,7 @@ def test_candidates_are_summed_up() -> None:
 
 
 def test_a_training_without_all_its_seeds_is_left_out() -> None:
-    document = results(ce={"sgd": (0.9, 1.0), "adam": (0.9, 1.0)}, hem={"sgd": (0.8, 1.0), "adam": (0.8, 1.0)})
-    document["cells"].pop()
-    (found,) = differences(document)
+    short = results(ce={"sgd": (0.9, 1.0), "adam": (0.9, 1.0)}, hem={"sgd": (0.8, 1.0), "adam": (0.8, 1.0)})
+    short["cells"].pop()
+    (found,) = differences(short)
     assert (found.training.optimizer, found.points, found.broken) == ("sgd", pytest.approx(-10.0), True)

@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from sklearn.model_selection import train_test_split
 
 from hemspec_benchmark import datasets
-from hemspec_benchmark.datasets import IGNORED, Images, Labels
+from hemspec_benchmark.datasets import Dataset, Images, Labels
 from hemspec_benchmark.scenes import scenes
+from hemspec_benchmark.settings import SplitName
 from hemspec_benchmark.swap.matrix import Matrix
 
 VALIDATION, TEST = 0.1, 0.3
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Training, validation and test part; images (N, H, W, 1), labels (N,) or (N, H, W) with ignored pixels."""
-
-    train: tuple[Images, Labels]
-    validation: tuple[Images, Labels]
-    test: tuple[Images, Labels]
-    classes: int
-
-    @property
-    def counts(self) -> npt.NDArray[np.int64]:
-        """Training samples (of masks: labelled pixels) of each class."""
-        labels = self.train[1]
-        return np.bincount(labels[labels != IGNORED], minlength=self.classes)
 
 
 @lru_cache(maxsize=2)
@@ -47,11 +30,11 @@ def whole(name: str) -> tuple[Images, Labels]:
 
 
 @lru_cache(maxsize=16)
-def parts(name: str, seed: int, matrix: Matrix) -> Parts:
+def divided(name: str, seed: int, evaluate_on: SplitName, matrix: Matrix) -> Dataset:
     """60 % to train on, 10 % to choose on, 30 % to test on, stratified, drawn by the seed.
 
-    Scenes are composed of the digits of each part. Those to train on have the left halves of the photographs, the
-    others the right halves.
+    The data set's test part is the one to evaluate on. Scenes are composed of the digits of each part. Those to train
+    on have the left halves of the photographs, the others the right halves.
     """
     images, labels = whole("digits" if name == "scenes" else name)
 
@@ -60,13 +43,6 @@ def parts(name: str, seed: int, matrix: Matrix) -> Parts:
 
     rest_x, test_x, rest_y, test_y = divide(images, labels, TEST)
     train_x, validation_x, train_y, validation_y = divide(rest_x, rest_y, VALIDATION / (1.0 - TEST))
-    if name != "scenes":
-        return Parts((train_x, train_y), (validation_x, validation_y), (test_x, test_y), 10)
-    names = tuple("0123456789")
-    made = [
-        scenes(datasets.Dataset("digits", train_x, train_y, x, y, names), seed, matrix.scenes, matrix.test_scenes)
-        for x, y in ((validation_x, validation_y), (test_x, test_y))
-    ]
-    train = (made[0].train_images, made[0].train_labels)
-    validation, test = ((part.test_images, part.test_labels) for part in made)
-    return Parts(train, validation, test, 11)
+    held = (validation_x, validation_y) if evaluate_on == "validation" else (test_x, test_y)
+    data = Dataset(name, train_x, train_y, *held, tuple("0123456789"))
+    return scenes(data, seed, matrix.scenes, matrix.test_scenes) if name == "scenes" else data

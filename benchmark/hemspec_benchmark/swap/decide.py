@@ -9,23 +9,46 @@ from typing import Any, Final
 import numpy as np
 
 from hemspec_benchmark.store import Document
-from hemspec_benchmark.swap.matrix import CANDIDATES, SEEDS, Training, read_setting
+from hemspec_benchmark.swap.matrix import (
+    CANDIDATES,
+    CHECKING_SEEDS,
+    MATRIX,
+    SEEDS,
+    Training,
+    candidates_of,
+    read_setting,
+)
 
 WITHIN: Final = -1.0
 AHEAD: Final = 1.0
 BROKEN: Final = -5.0
 """Points from cross-entropy, see benchmark/PROTOCOL.md, section 10."""
 
+DEFAULTS: Final = ("hem-margin-1", "hem-margin-1-mean", "hem", "hem-mean")
+"""On trial for the bare `HEMLoss()`, which is the first: a margin that can be had without knowing the data, and not."""
+BETWEEN: Final = ("hem-share-0.1", "hem-share-0.25", "hem-share-0.5", "hem-geometric")
+"""Denominators between the mean and the active mean, each with HEM's margin."""
+
 
 @dataclass(frozen=True)
 class Difference:
-    """A candidate less cross-entropy in one training, the mean over the seeds, in points."""
+    """A candidate less another loss in one training, the mean over the seeds, in points."""
 
     training: Training
     candidate: str
     points: float
     finite: bool
     """Whether all of the candidate's trainings ended in finite numbers, without one that was not on the way."""
+
+    @property
+    def within(self) -> bool:
+        """Not more than a point behind."""
+        return self.finite and self.points > WITHIN
+
+    @property
+    def ahead(self) -> bool:
+        """By more than a point."""
+        return self.finite and self.points > AHEAD
 
     @property
     def broken(self) -> bool:
@@ -45,8 +68,19 @@ class Summary:
     worst: Difference
 
 
+def missing(document: Document) -> int:
+    """How many trainings of the whole matrix a document lacks. Nothing is said of the matrix while there are any."""
+    there = {(read_setting(entry["setting"])[0], entry["loss"], entry["seed"]) for entry in document["cells"]}
+    return sum(
+        (training, candidate, seed) not in there
+        for training in MATRIX
+        for seed in (*SEEDS, *CHECKING_SEEDS)
+        for candidate in candidates_of(training, seed)
+    )
+
+
 def differences(document: Document, seeds: Iterable[int] = SEEDS) -> list[Difference]:
-    """For every training and candidate of which all these seeds are there, as of cross-entropy."""
+    """To cross-entropy, for every training and candidate of which all these seeds are there, as of cross-entropy."""
     asked = set(seeds)
     found: dict[tuple[Training, str], dict[int, dict[str, Any]]] = {}
     for entry in document["cells"]:
@@ -79,8 +113,38 @@ def summary(candidate: str, made: list[Difference]) -> Summary:
     return Summary(
         candidate,
         len(made),
-        within=share(entry.finite and entry.points > WITHIN for entry in made),
-        ahead=share(entry.finite and entry.points > AHEAD for entry in made),
+        within=share(entry.within for entry in made),
+        ahead=share(entry.ahead for entry in made),
         broken=share(entry.broken for entry in made),
-        worst=min(made, key=lambda entry: (entry.finite, entry.points)),
+        worst=worst(made),
     )
+
+
+def worst(made: Iterable[Difference]) -> Difference:
+    """The one furthest behind; one that is not finite is behind all that are."""
+    return min(made, key=lambda entry: (entry.finite, entry.points))
+
+
+def best_default(made: Iterable[Difference]) -> list[Summary]:
+    """Those on trial, the one with the smallest loss at worst first.
+
+    A tie, within a point of the best, keeps what is: the bare `HEMLoss()` comes first then.
+    """
+    found = [entry for entry in summaries(made) if entry.candidate in DEFAULTS]
+    found.sort(key=lambda entry: (not entry.worst.finite, -entry.worst.points))
+    now = next(entry for entry in found if entry.candidate == DEFAULTS[0])
+    if (now.worst.finite, now.worst.points) >= (found[0].worst.finite, found[0].worst.points + WITHIN):
+        found.insert(0, found.pop(found.index(now)))
+    return found
+
+
+def to_the_better(made: Iterable[Difference]) -> list[Difference]:
+    """Each denominator in between, less the better of the active mean and the mean in the same training."""
+    found = {(entry.training, entry.candidate): entry for entry in made}
+    compared = []
+    for (training, candidate), entry in found.items():
+        if candidate in BETWEEN:
+            ends = found[training, "hem"], found[training, "hem-mean"]
+            better = max(ends, key=lambda end: (end.finite, end.points))
+            compared.append(Difference(training, candidate, entry.points - better.points, entry.finite))
+    return compared

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import product
 from typing import Any, ClassVar, Final
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 import hemspec
 from hemspec_benchmark.settings import Cell
+from hemspec_benchmark.tune import simplest
 
 OPTIMIZERS: Final = ("sgd", "momentum", "adam", "adamw")
 SCHEDULES: Final = ("constant", "cosine", "step", "one-cycle")
@@ -89,6 +90,15 @@ CANDIDATES: Final = {
 }
 """In the order of the tables; the first is what the others are measured against."""
 
+
+def described() -> dict[str, dict[str, Any]]:
+    """What each name of a candidate means, as a result says it."""
+    return {
+        name: {"label": one.label, "share": one.share, "geometric": one.geometric, "checked": one.checked}
+        for name, one in CANDIDATES.items()
+    }
+
+
 DIGITS: Final = tuple(Training("digits", *rest) for rest in product(NETWORKS, OPTIMIZERS, SCHEDULES, CLIPPING))
 CORNERS: Final = ("momentum", "adamw"), ("constant", "cosine"), ("free",)
 MNIST: Final = tuple(Training("mnist", *rest) for rest in product(NETWORKS, *CORNERS))
@@ -102,6 +112,7 @@ MATRIX: Final = (*DIGITS, *MNIST, *SCENES)
 class Matrix:
     """What decides a result, apart from what its cell says."""
 
+    data: ClassVar[str] = "swap"
     batch_size: int = 64
     epochs: int = 15
     mnist_epochs: int = 5
@@ -127,7 +138,6 @@ class SwapPlan:
 
     protocol: Matrix
     trainings: tuple[Training, ...] = MATRIX
-    candidates: tuple[str, ...] = tuple(CANDIDATES)
     seeds: tuple[int, ...] = SEEDS
     rates: dict[Training, float] | None = None
     """The chosen rates; None where they are what is asked for."""
@@ -147,14 +157,21 @@ class SwapPlan:
             cell(training, name, self.rates[training], seed)
             for training in self.trainings
             for seed in self.seeds
-            for name in self.candidates
-            if seed not in CHECKING_SEEDS or (CANDIDATES[name].checked and training.data != "scenes")
+            for name in candidates_of(training, seed)
         ]
 
     @staticmethod
     def shared(cell: Cell) -> tuple[object, ...]:
         """Equal for cells that should go to one process: they share a compiled program."""
         return (read_setting(cell.setting)[0], None if cell.variant else cell.seed)
+
+
+def candidates_of(training: Training, seed: int) -> list[str]:
+    """Those that a training of the matrix has with a seed; with a checking seed fewer, and none for scenes."""
+    checking = seed in CHECKING_SEEDS
+    if checking and training.data == "scenes":
+        return []
+    return [name for name, candidate in CANDIDATES.items() if candidate.checked or not checking]
 
 
 def cell(training: Training, candidate: str, rate: float, seed: int) -> Cell:
@@ -168,18 +185,14 @@ def read_setting(setting: str) -> tuple[Training, float]:
     return Training.read(training), float(rate)
 
 
-def choose_rates(trainings: Iterable[Training], records: dict[Cell, dict[str, Any]]) -> dict[Training, float]:
-    """For each training the rate for cross-entropy: of those within a standard error of the best, the lowest.
+def choose_rates(trainings: Iterable[Training], records: Mapping[Cell, dict[str, Any]]) -> dict[Training, float]:
+    """For each training the rate for cross-entropy, by the rule of `tune.simplest` on the validation part."""
 
-    The measure is that of the validation part, the standard error that of the best rate's mean over the seeds.
-    """
-    chosen = {}
-    for training in trainings:
-        reached = {
-            rate: np.array([records[cell(training, "ce", rate, seed)]["metrics"]["score"] for seed in TUNING_SEEDS])
-            for rate in RATES[training.optimizer]
-        }
-        best = max(reached, key=lambda rate: float(reached[rate].mean()))
-        enough = reached[best].mean() - reached[best].std(ddof=1) / np.sqrt(len(TUNING_SEEDS))
-        chosen[training] = min(rate for rate, scores in reached.items() if scores.mean() >= enough)
-    return chosen
+    def reached(training: Training, rate: float) -> tuple[float, float]:
+        scores = [records[cell(training, "ce", rate, seed)]["metrics"]["score"] for seed in TUNING_SEEDS]
+        return float(np.mean(scores)), float(np.std(scores, ddof=1) / np.sqrt(len(scores)))
+
+    return {
+        training: simplest({rate: reached(training, rate) for rate in RATES[training.optimizer]})
+        for training in trainings
+    }

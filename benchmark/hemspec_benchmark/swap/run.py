@@ -1,11 +1,11 @@
-"""Runs the matrix: first the rates for cross-entropy, then every candidate at them."""
+"""The order of a run: first the rates for cross-entropy, then every candidate at them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from hemspec_benchmark.settings import Cell
-from hemspec_benchmark.store import SCHEMA, Document, Store, separate
 from hemspec_benchmark.swap.matrix import (
     CHECKING_SEEDS,
     MATRIX,
@@ -16,39 +16,21 @@ from hemspec_benchmark.swap.matrix import (
     choose_rates,
 )
 
-Doing = Callable[[SwapPlan], None]
 
+def plans(
+    records: Mapping[Cell, dict[str, Any]], matrix: Matrix, trainings: tuple[Training, ...]
+) -> Iterator[SwapPlan]:
+    """What to run, one after the other: the second plan follows from the records of the first.
 
-def run(kept: Store, matrix: Matrix, trainings: tuple[Training, ...], do: Doing) -> SwapPlan:
-    """Both halves; `do` runs a plan until nothing is left or its budget is.
-
-    Returns:
-        The last plan that was begun: the one of the rates, if that was not finished.
+    There is no second one where the first was not finished when it is asked for.
     """
     tuning = SwapPlan(matrix, trainings)
-    do(tuning)
-    if any(cell not in kept.records for cell in tuning.cells()):
-        return tuning
-    rates = choose_rates(trainings, kept.records)
-    swaps = SwapPlan(matrix, trainings, seeds=(*SEEDS, *CHECKING_SEEDS), rates=rates)
-    do(swaps)
-    return swaps
+    yield tuning
+    if all(cell in records for cell in tuning.cells()):
+        rates = choose_rates(trainings, records)
+        yield SwapPlan(matrix, trainings, seeds=(*SEEDS, *CHECKING_SEEDS), rates=rates)
 
 
 def part(number: int, of: int) -> tuple[Training, ...]:
     """Every `of`-th training of the matrix, beginning with the `number`-th; the parts together are all."""
     return MATRIX[number - 1 :: of]
-
-
-def document(kept: Store, matrix: Matrix, planned: Iterable[Cell], command: str) -> Document:
-    """Everything there is to know about a run, the trainings that chose the rates apart."""
-    return {
-        "schema": SCHEMA,
-        "data": "swap",
-        "command": command,
-        "protocol": matrix.as_json(),
-        "losses": {},
-        "machines": kept.machines,
-        "missing": sum(cell not in kept.records for cell in planned),
-        **separate([kept.records[cell] for cell in sorted(kept.records)]),
-    }

@@ -20,7 +20,7 @@ from hemspec_benchmark.datasets import IGNORED
 from hemspec_benchmark.metrics import segmentation
 from hemspec_benchmark.settings import Cell
 from hemspec_benchmark.swap import networks
-from hemspec_benchmark.swap.data import Parts, parts
+from hemspec_benchmark.swap.data import divided
 from hemspec_benchmark.swap.matrix import CANDIDATES, Candidate, Matrix, Training, read_setting
 from hemspec_benchmark.tasks import Outcome
 from hemspec_benchmark.training import ORDER
@@ -146,26 +146,26 @@ class Rig:
         The score is the accuracy, of scenes the mean IoU.
         """
         (training, rate), candidate = read_setting(cell.setting), CANDIDATES[cell.loss]
-        data = parts(training.data, cell.seed, self.matrix)
-        network = networks.build(training.network, data.classes)
-        order = self.order(training, data, cell.seed)
+        data = divided(training.data, cell.seed, "validation" if cell.variant else "test", self.matrix)
+        network = networks.build(training.network, data.num_classes)
+        order = self.order(training, len(data.train_images), cell.seed)
         variables, finite = train(
             network,
             training.optimizer.startswith("adam"),
-            start(network, data.train[0].shape[1:], cell.seed),
-            *data.train,
+            start(network, data.train_images.shape[1:], cell.seed),
+            data.train_images,
+            data.train_labels,
             order,
             rates(training.schedule, rate, len(order), self.matrix),
-            loss_of(candidate, data.counts),
+            loss_of(candidate, data.class_counts),
             self.step(training),
         )
-        images, labels = data.validation if cell.variant else data.test
-        predictions = np.asarray(predict(network, variables, images))
-        score = mean_iou(predictions, labels, data.classes) if labels.ndim > 1 else np.mean(predictions == labels)
+        labels, predictions = data.test_labels, np.asarray(predict(network, variables, data.test_images))
+        score = mean_iou(predictions, labels, data.num_classes) if labels.ndim > 1 else np.mean(predictions == labels)
         return Outcome({"score": float(score), "finite": float(finite)})
 
-    def order(self, training: Training, data: Parts, seed: int) -> npt.NDArray[np.int32]:
-        """Which samples each step sees, (steps, batch): every epoch in a new order, what fills no batch left out."""
+    def order(self, training: Training, count: int, seed: int) -> npt.NDArray[np.int32]:
+        """Which of `count` samples each step sees, (steps, batch): every epoch in a new order."""
         matrix = self.matrix
         size, epochs = {
             "digits": (matrix.batch_size, matrix.epochs),
@@ -173,7 +173,7 @@ class Rig:
             "scenes": (matrix.scenes_batch, matrix.scenes_epochs),
         }[training.data]
         rng = np.random.default_rng((seed, ORDER))
-        drawn = [batches.order(len(data.train[0]), size, rng) for _ in range(epochs)]
+        drawn = [batches.order(count, size, rng) for _ in range(epochs)]
         return np.concatenate(drawn).astype(np.int32)
 
     def step(self, training: Training) -> Step:

@@ -17,4 +17,4 @@ def begin(backend: str, options: dict[str, Any]) -> worker.Work:
 
 
 if __name__ == "__main__":
-    worker.main(begin)
+    worker.main(begin, packages=("flax", "mlxtend"))
