@@ -28,7 +28,7 @@ from hemspec_benchmark.readme import ReadmeError, update
 from hemspec_benchmark.runner import Options, WorkerError, run
 from hemspec_benchmark.settings import CIFAR, DIGITS, QUICK, TASKS, Cell, Plan, Protocol, Rules, Runnable, explorations
 from hemspec_benchmark.store import Document, Store, StoreError
-from hemspec_benchmark.swap import decide
+from hemspec_benchmark.style import write_pngs
 from hemspec_benchmark.swap import report as swap_report
 from hemspec_benchmark.swap import run as swap
 from hemspec_benchmark.swap.matrix import Matrix
@@ -242,11 +242,12 @@ def swap_command(
         with written(kept, matrix, planned, output, candidates()) as document:
             for plan in swap.plans(kept.records, matrix, swap.part(int(number), int(of))):
                 planned.extend(plan.cells())
-                run_with_progress(
-                    plan, kept, Options(processes=processes or 0, budget=max(0.0, end - time.monotonic()))
-                )
-        say_missing(document)
-        write_swap_report(document, output)
+                left = max(0.0, end - time.monotonic())
+                run_with_progress(plan, kept, Options(processes=processes or 0, budget=left))
+        try:
+            write_swap_report(document, output)
+        except StoreError as error:
+            console.print(str(error), soft_wrap=True)
 
 
 @app.command(
@@ -297,14 +298,16 @@ def report_command(
         raise typer.BadParameter("--check compares the tables of a file: give --readme")
     with errors():
         document = store.read(result)
+        reporting = swap_report if document["data"] == Matrix.data else report
         if readme is not None:
-            update(readme, report.tables(document), check=check_only)
+            update(readme, reporting.tables(document), check=check_only)
             console.print(f"The tables in {readme} are {'as' if check_only else 'now'} measured.")
         if refresh is not None:
-            again = report.write_pngs(document, refresh, [path.stem for path in refresh.glob("*.png")])
+            names = [path.stem for path in refresh.glob("*.png")]
+            again = write_pngs(reporting.figures(document, names=names), refresh)
             console.print(f"{len(again)} pictures in {refresh} are made again.")
         if output is not None:
-            write_report(document, output)
+            (write_swap_report if reporting is swap_report else write_report)(document, output)
 
 
 @app.command(name="tune")
@@ -423,7 +426,8 @@ def finish(plan: Plan, output: Path, options: Options, data: Dataset, *, anew: b
         if any(cell["task"] == name for cell in document["cells"]):
             console.print(report.table(document, name))
     write_report(document, output)
-    say_missing(document)
+    if document["missing"]:
+        console.print(f"{document['missing']} cells are missing; run the same command again to go on.")
     found = agreement(document)
     console.print(found.summary(), soft_wrap=True, highlight=False)
     if found.failures:
@@ -444,19 +448,11 @@ def written(
         store.write(document, output / RESULT)
 
 
-def say_missing(document: Document) -> None:
-    """What to do where cells are missing."""
-    if document["missing"]:
-        console.print(f"{document['missing']} cells are missing; run the same command again to go on.")
-
-
 def write_swap_report(document: Document, output: Path) -> None:
-    """What the matrix says, once all of it is there."""
-    if lacking := decide.missing(document):
-        console.print(f"{lacking} trainings of the matrix are missing; without them nothing is said of it.")
-        console.print("Where they were trained elsewhere: hemspec-benchmark merge, then hemspec-benchmark report.")
-        return
-    console.print(swap_report.table(decide.summaries(decide.differences(document))))
+    """The table, and the picture as a file."""
+    console.print(swap_report.table(document))
+    pictures = write_pngs(swap_report.figures(document), output / "pictures")
+    console.print(f"The picture: {pictures[0]}", soft_wrap=True)
 
 
 def write_report(document: Document, output: Path) -> None:
@@ -464,7 +460,7 @@ def write_report(document: Document, output: Path) -> None:
     output.mkdir(parents=True, exist_ok=True)
     page = output / "report.html"
     page.write_text(report.page(document), encoding="utf-8")
-    pictures = report.write_pngs(document, output / "pictures")
+    pictures = write_pngs(report.figures(document), output / "pictures")
     console.print(f"The report: {page}; {len(pictures)} pictures in {output / 'pictures'}", soft_wrap=True)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from importlib.resources import files
-from pathlib import Path
 from typing import Any, Final
 
 from jinja2 import Environment, StrictUndefined
@@ -139,17 +138,6 @@ def drawings(document: Document, checked: Agreement | None = None) -> dict[str, 
     for measure in headlines(document):
         made[f"agreement-{measure.name}"] = partial(agreement_plots.final, document, checked, measure.name)
     return made
-
-
-def write_pngs(document: Document, folder: Path, names: Collection[str] | None = None) -> list[Path]:
-    """Every figure, or those named, as a PNG on white, for the README and for slides."""
-    folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for name, figure in figures(document, names=names).items():
-        path = folder / f"{name}.png"
-        path.write_bytes(style.png(figure))
-        written.append(path)
-    return written
 
 
 def tables(document: Document) -> dict[str, str]:

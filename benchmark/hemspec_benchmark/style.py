@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import matplotlib as mpl
@@ -114,3 +115,13 @@ def png(figure: Figure) -> bytes:
     with mpl.rc_context(STYLE):
         figure.savefig(data, format="png", dpi=160, facecolor="white", metadata={"Software": None})
     return data.getvalue()
+
+
+def write_pngs(figures: Mapping[str, Figure], folder: Path) -> list[Path]:
+    """Each figure as a file named after it, for the README and for slides."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, figure in figures.items():
+        paths.append(folder / f"{name}.png")
+        paths[-1].write_bytes(png(figure))
+    return paths

@@ -163,7 +163,7 @@ def test_the_terminal_tables(small: Document, task: str) -> None:
 
 
 def test_pngs(small: Document, tmp_path: Path) -> None:
-    written = report.write_pngs(only(small, "segmentation"), tmp_path / "new")
+    written = style.write_pngs(report.figures(only(small, "segmentation")), tmp_path / "new")
     assert {path.name for path in written} >= {"overview.png", "miou.png", "masks.png"}
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in written)
 

@@ -194,11 +194,10 @@ def test_a_training_is_optax_s_own(optimizer: str, clipping: str) -> None:
     # Not with Adam: a bias before batch norm has no gradient but rounding, of which it makes steps as large as any.
     with_statistics = (optimizer, clipping) == ("momentum", "clipped")
     asked = Training("digits", "cnn-norm" if with_statistics else "mlp", optimizer, "cosine", clipping)
-    rig, data = training.Rig(TINY), divided("digits", 1, "test", TINY)
-    images, labels = data.train_images, data.train_labels
-    network = networks.build(asked.network, data.num_classes)
-    order = rig.order(asked, len(images), 1)[:4]
-    variables = training.start(network, images.shape[1:], 1)
+    course = training.Course.of(asked, CANDIDATES["ce"], 1, "test", TINY)
+    network, images, labels = course.network, course.data.train_images, course.data.train_labels
+    order = course.order(*TINY.length("digits"))[:4]
+    variables = course.begin().variables
 
     scale = optax.cosine_decay_schedule(0.05, len(order))
     change = OPTAX[optimizer](scale)
@@ -222,9 +221,10 @@ def test_a_training_is_optax_s_own(optimizer: str, clipping: str) -> None:
     for chosen in order:
         weights, statistics, state = one(weights, statistics, state, images[chosen], labels[chosen])
 
-    loss = training.loss_of(CANDIDATES["ce"], data.class_counts)
-    adaptive, rate = optimizer.startswith("adam"), training.rates("cosine", 0.05, len(order), TINY)
-    ended, finite = training.train(network, adaptive, variables, images, labels, order, rate, loss, rig.step(asked))
+    rate = training.rates("cosine", 0.05, len(order), TINY)
+    half, first = course.advance(course.begin(), order[:2], rate[:2])  # a training can be stopped and go on
+    state, second = course.advance(half, order[2:], rate[2:])
+    ended, finite = state.variables, first and second
     assert finite
     expected = jax.tree.leaves((weights, statistics))
     for one, other in zip(jax.tree.leaves((ended["params"], ended.get("batch_stats", {}))), expected, strict=True):
@@ -244,7 +244,7 @@ def test_the_rate_follows_its_schedule() -> None:
 
 
 def test_a_training_that_explodes_is_not_finite() -> None:
-    outcome = training.Rig(TINY).run(cell(replace(PLAIN, network="cnn"), "ce", 1e12, 1))
+    outcome = training.run(cell(replace(PLAIN, network="cnn"), "ce", 1e12, 1), TINY)
     assert outcome.metrics["finite"] == 0.0
     assert 0.0 <= outcome.metrics["score"] <= 1.0
 
@@ -255,7 +255,7 @@ def test_every_network_learns(name: str) -> None:
     data, network = name.split()
     asked = cell(Training(data, network, "adam", "constant", "free"), "ce", 0.003, 1)
     matrix = replace(TINY, scenes=24, scenes_epochs=4)
-    one, again = (training.Rig(matrix).run(asked) for _ in range(2))
+    one, again = (training.run(asked, matrix) for _ in range(2))
     assert one.metrics == again.metrics
     assert one.metrics["finite"] == 1.0
     assert one.metrics["score"] > (0.06 if data == "scenes" else 0.2)

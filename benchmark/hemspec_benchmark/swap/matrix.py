@@ -127,6 +127,14 @@ class Matrix:
     warm_up: float = 0.3
     """The share of the steps in which one-cycle rises, PyTorch's default."""
 
+    def length(self, data: str) -> tuple[int, int]:
+        """The size of a batch and the number of epochs."""
+        return {
+            "digits": (self.batch_size, self.epochs),
+            "mnist": (self.batch_size, self.mnist_epochs),
+            "scenes": (self.scenes_batch, self.scenes_epochs),
+        }[data]
+
     def as_json(self) -> dict[str, Any]:
         """As it stands in a result."""
         return asdict(self)

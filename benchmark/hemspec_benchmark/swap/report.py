@@ -2,27 +2,163 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
+
+from matplotlib.figure import Figure
 from rich.table import Table
 
-from hemspec_benchmark.swap.decide import Summary
-from hemspec_benchmark.swap.matrix import CANDIDATES
+from hemspec_benchmark.store import Document, StoreError
+from hemspec_benchmark.swap import picture
+from hemspec_benchmark.swap.advice import Checked, check
+from hemspec_benchmark.swap.decide import (
+    Difference,
+    Summary,
+    best_default,
+    differences,
+    missing,
+    summaries,
+    to_the_better,
+)
+from hemspec_benchmark.swap.matrix import CANDIDATES, CHECKING_SEEDS, RATES, Training, read_setting
 
-COLUMNS = ("trainings", "within 1 point", "ahead", "broken", "worst", "in")
+COLUMNS: Final = ("trainings", "within 1 point", "ahead", "broken", "worst", "in")
+PICTURE: Final = "swap"
+SHOWN: Final = ("hem-margin-1", "hem-margin-1-mean", "hem", "hem-mean")
+"""The panels of the picture."""
 
 
-def row(found: Summary) -> tuple[str, ...]:
-    """A candidate and the columns."""
-    shares = (f"{100 * share:.0f} %" for share in (found.within, found.ahead, found.broken))
-    worst = f"{found.worst.points:+.1f}".replace("-", "−") if found.worst.finite else "not finite"
-    return CANDIDATES[found.candidate].label, str(found.trainings), *shares, worst, str(found.worst.training)
+def whole(document: Document) -> Document:
+    """The same, or the reason why nothing can be said of it.
+
+    Raises:
+        StoreError: trainings are missing.
+    """
+    if lacking := missing(document):
+        raise StoreError(
+            f"{lacking} trainings of the matrix are missing; without them nothing is said of it. Run the same command "
+            "again to go on, or put the results of all parts together: hemspec-benchmark merge"
+        )
+    return document
 
 
-def table(found: list[Summary]) -> Table:
+def tables(document: Document) -> dict[str, str]:
+    """In Markdown, by name."""
+    made = differences(whole(document))
+    checking = differences(document, CHECKING_SEEDS)
+    return {
+        "swap": markdown(("", *COLUMNS), map(row, summaries(made))),
+        "swap-advice": advice_table(check(made), check(checking)),
+        "swap-wrong": wrong_sentences(check(checking)),
+        "swap-default": default_table(made),
+        "swap-between": between_table(made),
+        "swap-rates": rates_sentence(document),
+    }
+
+
+def table(document: Document) -> Table:
     """A line for each candidate, for the terminal."""
     made = Table(title="Instead of cross-entropy, at its rate", caption="shares of the trainings; points of the score")
     made.add_column()
     for column in COLUMNS:
         made.add_column(column, justify="left" if column == "in" else "right")
-    for entry in found:
+    for entry in summaries(differences(whole(document))):
         made.add_row(*row(entry))
     return made
+
+
+def figures(document: Document, names: Collection[str] | None = None) -> dict[str, Figure]:
+    """By name, all or those named."""
+    if names is not None and PICTURE not in names:
+        return {}
+    return {PICTURE: picture.overview(differences(whole(document)), SHOWN)}
+
+
+def row(found: Summary) -> tuple[str, ...]:
+    """A candidate and the columns."""
+    shares = (f"{100 * share:.0f} %" for share in (found.within, found.ahead, found.broken))
+    worst = points(found.worst), named(found.worst.training)
+    return CANDIDATES[found.candidate].label, str(found.trainings), *shares, *worst
+
+
+def advice_table(made: Sequence[Checked], checking: Sequence[Checked]) -> str:
+    """Each line, and in how many trainings it was right: where it was made, and on other seeds."""
+    lines = [
+        (one.advice.where, one.advice.take, of(one), of(other) if other.trainings else "not checked")
+        for one, other in zip(made, checking, strict=True)
+    ]
+    total, spoken = sum(one.right for one in checking), sum(one.trainings for one in checking)
+    lines.append(("all of these", "", of_all(made), f"{total} of {spoken} ({100 * total / max(1, spoken):.0f} %)"))
+    return markdown(("you train with", "take", "right", "on other seeds"), lines)
+
+
+def of(found: Checked) -> str:
+    """``12 of 16``."""
+    return f"{found.right} of {found.trainings}"
+
+
+def of_all(found: Iterable[Checked]) -> str:
+    """The same over all lines."""
+    lines = list(found)
+    return f"{sum(one.right for one in lines)} of {sum(one.trainings for one in lines)}"
+
+
+def wrong_sentences(checking: Iterable[Checked]) -> str:
+    """Where the table was wrong on other seeds, by name."""
+    wrong = [
+        f"- {one.advice.where}: {named(entry.training)}, {points(entry)}" for one in checking for entry in one.wrong
+    ]
+    return "\n".join(wrong) or "Nowhere."
+
+
+def default_table(made: Sequence[Difference]) -> str:
+    """Those on trial for the bare constructor, the best first."""
+    return markdown(("", *COLUMNS), map(row, best_default(made)))
+
+
+def between_table(made: Sequence[Difference]) -> str:
+    """The denominators in between, against the better of the mean and the active mean."""
+    lines = []
+    compared = to_the_better(made)
+    for found in summaries(compared):
+        scenes = [entry for entry in compared if entry.candidate == found.candidate and entry.training.data == "scenes"]
+        near = f"{sum(entry.within for entry in scenes)} of {len(scenes)}"
+        label = CANDIDATES[found.candidate].label
+        lines.append((label, f"{100 * found.within:.0f} %", near, points(found.worst), named(found.worst.training)))
+    return markdown(("", "within 1 point of the better", "of scenes", "worst", "in"), lines)
+
+
+def rates_sentence(document: Document) -> str:
+    """For which trainings the best rate lies at an end of its list, so that a better one may lie beyond."""
+    chosen = dict(read_setting(entry["setting"]) for entry in document["cells"])
+    lowest, highest = (
+        [training for training, rate in chosen.items() if rate == end(RATES[training.optimizer])] for end in (min, max)
+    )
+    return (
+        f"The rate that suits cross-entropy is the lowest of its list in {len(lowest)} of {len(chosen)} trainings and "
+        f"the highest in {len(highest)}{names(lowest + highest)}."
+    )
+
+
+def names(trainings: Sequence[Training]) -> str:
+    """In brackets, if there are any."""
+    return f" ({'; '.join(named(training) for training in sorted(trainings))})" if trainings else ""
+
+
+def points(found: Difference) -> str:
+    """With a sign that reads well."""
+    return f"{found.points:+.1f}".replace("-", "−") if found.finite else "not finite"
+
+
+def named(training: Training) -> str:
+    """A training in words, commas between."""
+    clipped = ["clipped"] if training.clipping == "clipped" else []
+    parts = [training.data, training.network, training.optimizer, training.schedule, *clipped]
+    return ", ".join(parts)
+
+
+def markdown(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
+    """A table."""
+    columns = list(head)
+    rows = [columns, ["---"] * len(columns), *(list(line) for line in lines)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in rows)

@@ -16,9 +16,9 @@ from sklearn.metrics import confusion_matrix
 
 import hemspec.jax
 from hemspec_benchmark import batches
-from hemspec_benchmark.datasets import IGNORED
+from hemspec_benchmark.datasets import IGNORED, Dataset
 from hemspec_benchmark.metrics import segmentation
-from hemspec_benchmark.settings import Cell
+from hemspec_benchmark.settings import Cell, SplitName
 from hemspec_benchmark.swap import networks
 from hemspec_benchmark.swap.data import divided
 from hemspec_benchmark.swap.matrix import CANDIDATES, Candidate, Matrix, Training, read_setting
@@ -84,17 +84,26 @@ def rates(schedule: str, rate: float, steps: int, matrix: Matrix) -> npt.NDArray
     return np.asarray(jax.vmap(follow)(jnp.arange(steps)), np.float32)
 
 
+class State(NamedTuple):
+    """Where a training stands."""
+
+    variables: Any
+    """The network's: its parameters, and the statistics of batch norm where it has them."""
+    moments: Any
+    """The optimizer's."""
+
+
 @partial(jax.jit, static_argnames=("network", "adaptive"))
 def train(
-    network: Any, adaptive: bool, variables: Any, images: Array, labels: Array, order: Array, rate: Array,
+    network: Any, adaptive: bool, state: State, images: Array, labels: Array, order: Array, rate: Array,
     loss: Loss, step: Step,
-) -> tuple[Any, Array]:  # fmt: skip
-    """All steps.
+) -> tuple[State, Array]:  # fmt: skip
+    """Some steps, or all of them.
 
     Args:
         network: a Flax module.
         adaptive: Adam's steps, not SGD's.
-        variables: the module's, at the start.
+        state: where to begin.
         images: all training images (N, H, W, 1).
         labels: theirs.
         order: (steps, batch), which of them.
@@ -103,7 +112,7 @@ def train(
         step: how.
 
     Returns:
-        The variables at the end, and whether every loss and every weight on the way was finite.
+        The state at the end, and whether every loss on the way and every weight at the end was finite.
     """
     change = optimizer(adaptive, step)
 
@@ -121,10 +130,11 @@ def train(
         weights = optax.apply_updates(weights, jax.tree.map(lambda way: -scale * way, update))
         return (weights, statistics, moments), jnp.isfinite(reached)
 
-    weights, statistics = variables["params"], {name: tree for name, tree in variables.items() if name != "params"}
-    (weights, statistics, _), finite = jax.lax.scan(one, (weights, statistics, change.init(weights)), (order, rate))
+    statistics = {name: tree for name, tree in state.variables.items() if name != "params"}
+    begun = state.variables["params"], statistics, state.moments
+    (weights, statistics, moments), finite = jax.lax.scan(one, begun, (order, rate))
     whole = jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(weights)]).all()
-    return {"params": weights, **statistics}, finite.all() & whole
+    return State({"params": weights, **statistics}, moments), finite.all() & whole
 
 
 @partial(jax.jit, static_argnames="network")
@@ -134,61 +144,70 @@ def predict(network: Any, variables: Any, images: Array) -> Array:
     return logits.argmax(axis=-1)
 
 
-@dataclass
-class Rig:
-    """Runs cells of the matrix."""
+@dataclass(frozen=True)
+class Course:
+    """A training that is ready to begin."""
 
-    matrix: Matrix
+    data: Dataset
+    network: Any
+    adaptive: bool
+    step: Step
+    loss: Loss
+    seed: int
 
-    def run(self, cell: Cell) -> Outcome:
-        """Train, and score on the test part, or on the validation part where a rate is to be chosen.
-
-        The score is the accuracy, of scenes the mean IoU.
-        """
-        (training, rate), candidate = read_setting(cell.setting), CANDIDATES[cell.loss]
-        data = divided(training.data, cell.seed, "validation" if cell.variant else "test", self.matrix)
-        network = networks.build(training.network, data.num_classes)
-        order = self.order(training, len(data.train_images), cell.seed)
-        variables, finite = train(
-            network,
-            training.optimizer.startswith("adam"),
-            start(network, data.train_images.shape[1:], cell.seed),
-            data.train_images,
-            data.train_labels,
-            order,
-            rates(training.schedule, rate, len(order), self.matrix),
-            loss_of(candidate, data.class_counts),
-            self.step(training),
+    @classmethod
+    def of(cls, training: Training, candidate: Candidate, seed: int, evaluate_on: SplitName, matrix: Matrix) -> Course:
+        """The training of the matrix with one candidate and one seed."""
+        data = divided(training.data, seed, evaluate_on, matrix)
+        step = Step(
+            jnp.float32(matrix.clip if training.clipping == "clipped" else np.inf),
+            jnp.float32(matrix.momentum if training.optimizer == "momentum" else 0.0),
+            jnp.float32(matrix.weight_decay if training.optimizer == "adamw" else 0.0),
         )
-        labels, predictions = data.test_labels, np.asarray(predict(network, variables, data.test_images))
-        score = mean_iou(predictions, labels, data.num_classes) if labels.ndim > 1 else np.mean(predictions == labels)
-        return Outcome({"score": float(score), "finite": float(finite)})
+        network = networks.build(training.network, data.num_classes)
+        adaptive = training.optimizer.startswith("adam")
+        return cls(data, network, adaptive, step, loss_of(candidate, data.class_counts), seed)
 
-    def order(self, training: Training, count: int, seed: int) -> npt.NDArray[np.int32]:
-        """Which of `count` samples each step sees, (steps, batch): every epoch in a new order."""
-        matrix = self.matrix
-        size, epochs = {
-            "digits": (matrix.batch_size, matrix.epochs),
-            "mnist": (matrix.batch_size, matrix.mnist_epochs),
-            "scenes": (matrix.scenes_batch, matrix.scenes_epochs),
-        }[training.data]
-        rng = np.random.default_rng((seed, ORDER))
-        drawn = [batches.order(count, size, rng) for _ in range(epochs)]
+    def order(self, batch_size: int, epochs: int) -> npt.NDArray[np.int32]:
+        """Which samples each step sees, (steps, batch): every epoch in a new order."""
+        rng = np.random.default_rng((self.seed, ORDER))
+        drawn = [batches.order(len(self.data.train_images), batch_size, rng) for _ in range(epochs)]
         return np.concatenate(drawn).astype(np.int32)
 
-    def step(self, training: Training) -> Step:
-        """The optimizer's settings."""
-        return Step(
-            jnp.float32(self.matrix.clip if training.clipping == "clipped" else np.inf),
-            jnp.float32(self.matrix.momentum if training.optimizer == "momentum" else 0.0),
-            jnp.float32(self.matrix.weight_decay if training.optimizer == "adamw" else 0.0),
-        )
+    def begin(self) -> State:
+        """Before the first step."""
+        return start(self.network, self.adaptive, self.step, self.data.train_images.shape[1:], self.seed)
+
+    def advance(self, state: State, order: npt.NDArray[np.int32], rate: npt.NDArray[np.float32]) -> tuple[State, bool]:
+        """Steps, see `train`."""
+        images, labels = self.data.train_images, self.data.train_labels
+        state, finite = train(
+            self.network, self.adaptive, state, images, labels, order, rate, self.loss, self.step
+        )  # fmt: skip
+        return state, bool(finite)
 
 
-@partial(jax.jit, static_argnames=("network", "shape"))
-def start(network: Any, shape: tuple[int, ...], seed: int) -> Any:
-    """The variables at the start, by the seed."""
-    return network.init(jax.random.key(seed), jnp.zeros((1, *shape)), True)
+def run(cell: Cell, matrix: Matrix) -> Outcome:
+    """Train, and score on the test part, or on the validation part where a rate is to be chosen.
+
+    The score is the accuracy, of scenes the mean IoU.
+    """
+    training, rate = read_setting(cell.setting)
+    course = Course.of(training, CANDIDATES[cell.loss], cell.seed, "validation" if cell.variant else "test", matrix)
+    order = course.order(*matrix.length(training.data))
+    scale = rates(training.schedule, rate, len(order), matrix)
+    state, finite = course.advance(course.begin(), order, scale)
+    data = course.data
+    labels, predictions = data.test_labels, np.asarray(predict(course.network, state.variables, data.test_images))
+    score = mean_iou(predictions, labels, data.num_classes) if labels.ndim > 1 else np.mean(predictions == labels)
+    return Outcome({"score": float(score), "finite": float(finite)})
+
+
+@partial(jax.jit, static_argnames=("network", "adaptive", "shape"))
+def start(network: Any, adaptive: bool, step: Step, shape: tuple[int, ...], seed: int) -> State:
+    """The state at the start, by the seed."""
+    variables = network.init(jax.random.key(seed), jnp.zeros((1, *shape)), True)
+    return State(variables, optimizer(adaptive, step).init(variables["params"]))
 
 
 def mean_iou(predictions: npt.NDArray[Any], masks: npt.NDArray[Any], classes: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from hemspec_benchmark import worker
@@ -11,9 +12,9 @@ from hemspec_benchmark.swap.matrix import Matrix
 def begin(backend: str, options: dict[str, Any]) -> worker.Work:
     """What trains and measures a cell; there is one framework, JAX."""
     # Here, because by now what JAX may print goes to standard error.
-    from hemspec_benchmark.swap.training import Rig
+    from hemspec_benchmark.swap.training import run
 
-    return Rig(Matrix(**options["protocol"])).run
+    return partial(run, matrix=Matrix(**options["protocol"]))
 
 
 if __name__ == "__main__":
