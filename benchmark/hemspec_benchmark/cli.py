@@ -31,8 +31,10 @@ from hemspec_benchmark.store import Document, Store, StoreError
 from hemspec_benchmark.style import write_pngs
 from hemspec_benchmark.swap import report as swap_report
 from hemspec_benchmark.swap import run as swap
+from hemspec_benchmark.swap import selection, selection_report
 from hemspec_benchmark.swap.matrix import Matrix
 from hemspec_benchmark.swap.matrix import described as candidates
+from hemspec_benchmark.swap.selection import Selection, SelectionPlan
 
 # Typer takes choices from enumerations alone; these have the names that the tables have.
 TaskName = Enum("TaskName", {name: name for name in TASKS}, type=str)  # type: ignore[misc]
@@ -209,7 +211,7 @@ def run_command(
         options = Options(
             device="cpu" if device is None and chosen.name == "digits" else device.value if device else "auto",
             processes=processes or 0,
-            budget=60 * budget if budget is not None else float("inf"),
+            budget=seconds(budget),
             data_dir=data_dir,
         )
         finish(plan, output, options, chosen)
@@ -236,7 +238,7 @@ def swap_command(
     number, _, of = part.partition("/")
     if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
         raise typer.BadParameter(f"--part is {part!r}; expected K/N with K from 1 to N, as 1/2")
-    end = time.monotonic() + (60 * budget if budget is not None else float("inf"))
+    end = time.monotonic() + seconds(budget)
     matrix, planned = Matrix(), list[Cell]()
     with errors(), closing(Store(output, matrix)) as kept:
         with written(kept, matrix, planned, output, candidates()) as document:
@@ -244,10 +246,29 @@ def swap_command(
                 planned.extend(plan.cells())
                 left = max(0.0, end - time.monotonic())
                 run_with_progress(plan, kept, Options(processes=processes or 0, budget=left))
-        try:
-            write_swap_report(document, output)
-        except StoreError as error:
-            console.print(str(error), soft_wrap=True)
+        say_or_what_is_missing(swap_report, document, output)
+
+
+@app.command(
+    name="select",
+    epilog="""Example:\n
+      hemspec-benchmark select --output results/selection""",
+)
+def select_command(
+    budget: Budget = None,
+    output: Output = Path("results/selection"),
+    processes: Processes = None,
+) -> None:
+    """What may choose a model? Early stopping, checkpoints, plateaus and searches, by HEM's value or by accuracy.
+
+    Two trainings of the swap, followed epoch by epoch, in JAX, on the digits. Goes on where an earlier run into the
+    same folder stopped.
+    """
+    plan = SelectionPlan()
+    with errors(), closing(Store(output, plan.protocol)) as kept:
+        with written(kept, plan.protocol, plan.cells(), output, selection.described()) as document:
+            run_with_progress(plan, kept, Options(processes=processes or 0, budget=seconds(budget)))
+        say_or_what_is_missing(selection_report, document, output)
 
 
 @app.command(
@@ -298,7 +319,8 @@ def report_command(
         raise typer.BadParameter("--check compares the tables of a file: give --readme")
     with errors():
         document = store.read(result)
-        reporting = swap_report if document["data"] == Matrix.data else report
+        small = {Matrix.data: swap_report, Selection.data: selection_report}.get(document["data"])
+        reporting: Any = small or report
         if readme is not None:
             update(readme, reporting.tables(document), check=check_only)
             console.print(f"The tables in {readme} are {'as' if check_only else 'now'} measured.")
@@ -307,7 +329,7 @@ def report_command(
             again = write_pngs(reporting.figures(document, names=names), refresh)
             console.print(f"{len(again)} pictures in {refresh} are made again.")
         if output is not None:
-            (write_swap_report if reporting is swap_report else write_report)(document, output)
+            write_small_report(small, document, output) if small else write_report(document, output)
 
 
 @app.command(name="tune")
@@ -334,6 +356,11 @@ def tune_command(
         chosen = tune.choose(points).recipe
         console.print(table)
         console.print(f"The rule takes {chosen.epochs} epochs at a rate of {chosen.learning_rate:g}.")
+
+
+def seconds(budget: float | None) -> float:
+    """Of minutes, or as many as it takes."""
+    return float("inf") if budget is None else 60 * budget
 
 
 def make_plan(
@@ -448,10 +475,18 @@ def written(
         store.write(document, output / RESULT)
 
 
-def write_swap_report(document: Document, output: Path) -> None:
-    """The table, and the picture as a file."""
-    console.print(swap_report.table(document))
-    pictures = write_pngs(swap_report.figures(document), output / "pictures")
+def say_or_what_is_missing(reporting: Any, document: Document, output: Path) -> None:
+    """After a run: to be cut short by a budget is no failure."""
+    try:
+        write_small_report(reporting, document, output)
+    except StoreError as error:
+        console.print(str(error), soft_wrap=True)
+
+
+def write_small_report(reporting: Any, document: Document, output: Path) -> None:
+    """The table of a swap or a selection, and its picture as a file."""
+    console.print(reporting.table(document))
+    pictures = write_pngs(reporting.figures(document), output / "pictures")
     console.print(f"The picture: {pictures[0]}", soft_wrap=True)
 
 

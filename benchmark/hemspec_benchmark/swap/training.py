@@ -176,7 +176,8 @@ class Course:
 
     def begin(self) -> State:
         """Before the first step."""
-        return start(self.network, self.adaptive, self.step, self.data.train_images.shape[1:], self.seed)
+        state: State = start(self.network, self.adaptive, self.step, self.data.train_images.shape[1:], self.seed)
+        return state
 
     def advance(self, state: State, order: npt.NDArray[np.int32], rate: npt.NDArray[np.float32]) -> tuple[State, bool]:
         """Steps, see `train`."""

@@ -1,4 +1,4 @@
-"""The process that trains the matrix: see `hemspec_benchmark.worker`."""
+"""The process that trains the matrix, and follows trainings: see `hemspec_benchmark.worker`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ from typing import Any
 
 from hemspec_benchmark import worker
 from hemspec_benchmark.swap.matrix import Matrix
+from hemspec_benchmark.swap.selection import Selection
 
 
 def begin(backend: str, options: dict[str, Any]) -> worker.Work:
     """What trains and measures a cell; there is one framework, JAX."""
     # Here, because by now what JAX may print goes to standard error.
-    from hemspec_benchmark.swap.training import run
+    from hemspec_benchmark.swap import following, training
 
-    return partial(run, matrix=Matrix(**options["protocol"]))
+    protocol = options["protocol"]
+    if "matrix" in protocol:
+        return partial(following.run, protocol=Selection.from_json(protocol))
+    return partial(training.run, matrix=Matrix(**protocol))
 
 
 if __name__ == "__main__":
