@@ -302,7 +302,10 @@ def report_command(
         Path | None, typer.Option(metavar="DIR", help="Write report.html and pictures/ here.", file_okay=False)
     ] = None,
     readme: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the tables between this file's markers.", dir_okay=False)
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE", help="Write the tables between this file's markers; repeat for more.", dir_okay=False
+        ),
     ] = None,
     refresh: Annotated[
         Path | None,
@@ -313,17 +316,18 @@ def report_command(
     ] = False,
 ) -> None:
     """Make page, pictures and the README's tables from a result: every number comes from it, nothing is trained."""
-    if output is None and readme is None and refresh is None:
+    if output is None and not readme and refresh is None:
         raise typer.BadParameter("nothing to write: give --output, --readme or --refresh")
-    if check_only and readme is None:
+    if check_only and not readme:
         raise typer.BadParameter("--check compares the tables of a file: give --readme")
     with errors():
         document = store.read(result)
         small = {Matrix.data: swap_report, Selection.data: selection_report}.get(document["data"])
         reporting: Any = small or report
-        if readme is not None:
-            update(readme, reporting.tables(document), check=check_only)
-            console.print(f"The tables in {readme} are {'as' if check_only else 'now'} measured.")
+        tables = reporting.tables(document) if readme else {}
+        for page in readme or []:
+            update(page, tables, check=check_only)
+            console.print(f"The tables in {page} are {'as' if check_only else 'now'} measured.")
         if refresh is not None:
             names = [path.stem for path in refresh.glob("*.png")]
             again = write_pngs(reporting.figures(document, names=names), refresh)

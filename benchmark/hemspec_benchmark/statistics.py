@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -105,7 +106,12 @@ def estimate(values: Iterable[float]) -> Estimate | None:
     at all would be "significant". Their p-value is that of the sign test, 1 when they are 0 and 2 * 2 ** -count
     otherwise. In the same way the value itself is a 95 % interval (of the median) from 6 of them on; fewer have none.
     """
-    sample = np.asarray(list(values), dtype=float)
+    return _estimate(tuple(values))
+
+
+@lru_cache(maxsize=10_000)  # a report asks the same again and again, for its tables, plots and sentences
+def _estimate(values: tuple[float, ...]) -> Estimate | None:
+    sample = np.asarray(values, dtype=float)
     if not np.isfinite(sample).all():
         raise ValueError(f"only finite values can be averaged, got {sample.tolist()}")
     count = len(sample)
