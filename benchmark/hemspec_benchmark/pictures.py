@@ -62,14 +62,7 @@ def rejected(document: Document, name: str) -> Figure | None:
     if not found:
         return None
     data = datasets.digits(Protocol.from_json(document["protocol"]).evaluate_on)
-    shape = data.test_images.shape[1:]
-    # As many as there are test images, as in the task: the first of them are then the same.
-    count = len(data.test_images)
-    images = {
-        "known": data.test_images,
-        "photographs": unknowns.photographs(shape, count, seed=0),
-        "noise": unknowns.noise(shape, count, seed=0),
-    }
+    images = {"known": data.test_images} | {kind: make(data.test_images, 0) for kind, make in unknowns.FAR.items()}
     kinds = [kind for kind in images if kind in found]
     shown, threshold = 6, found.get("threshold")
     title = f"{label(document, name)}: largest logit" + (

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hemspec_benchmark import datasets, tasks, training
+from hemspec_benchmark import datasets, tasks, training, unknowns
 from hemspec_benchmark.corruptions import CORRUPTIONS
 from hemspec_benchmark.learner import Build
 from hemspec_benchmark.losses import LOSSES
@@ -416,10 +416,11 @@ def test_rejection_near_and_far(outcome: Outcomes) -> None:
     scores = [f"{metric}/max_{score}" for metric in ("auroc", "aupr", "fpr95") for score in ("logit", "softmax")]
     near, far = outcome("rejection", "near"), outcome("rejection", "far")
     assert set(near.metrics) == {f"{score}/digits" for score in scores}
-    assert set(far.metrics) == {f"{score}/{kind}" for score in scores for kind in ("photographs", "noise")}
+    assert set(far.metrics) == {f"{score}/{kind}" for score in scores for kind in unknowns.FAR}
     assert near.details == {"held_out": ["0", "1"]}
     shown = far.details["samples"]
-    assert set(shown) == {"known", "photographs", "noise", "threshold"}
+    assert set(shown) == {"known", *unknowns.FAR, "threshold"}
+    assert list(unknowns.FAR) == ["photographs", "noise", "blobs", "permuted", "phases"]
     assert np.shape(shown["photographs"]) == np.shape(shown["known"]) == (12, 10)
     # The logits of the shared training, also after other trainings in between.
     np.testing.assert_array_equal(shown["known"], outcome("accuracy", "test").details["samples"]["logits"][:12])

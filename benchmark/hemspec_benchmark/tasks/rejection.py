@@ -8,13 +8,12 @@ from hemspec_benchmark import datasets, metrics, unknowns
 from hemspec_benchmark.tasks import Outcome
 from hemspec_benchmark.training import Workshop
 
-FAR: Final = {"photographs": unknowns.photographs, "noise": unknowns.noise}
 SHOWN: Final = 12
 """Images of each kind whose logits are kept, of seed 0, to be shown."""
 
 
 def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
-    """Near: classes held out, rotating with the seed. Far: patches of photographs and noise, as many as test images."""
+    """Near: classes held out, rotating with the seed. Far: `unknowns.FAR`, as many of each as test images."""
     details: dict[str, Any] = {}
     if setting == "near":
         known, unknown = datasets.hold_out(workshop.data, seed)
@@ -28,7 +27,7 @@ def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
         images = workshop.data.test_images
         logits = learner.logits(images)
         # The same unknowns for all trainings.
-        scores = {name: make(images.shape[1:], len(images), seed=0) for name, make in FAR.items()}
+        scores = {name: make(images, 0) for name, make in unknowns.FAR.items()}
     unknown_logits = {name: learner.logits(images) for name, images in scores.items()}
     if setting == "far" and seed == 0:
         details["samples"] = {name: part[:SHOWN].tolist() for name, part in {"known": logits, **unknown_logits}.items()}
