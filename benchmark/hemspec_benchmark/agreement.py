@@ -1,8 +1,8 @@
 """Whether the frameworks agree: loss by loss in the first steps of a training, and in what comes out at the end.
 
 Early, the same weights and batches must give the same losses up to rounding. At the end they need not: training
-amplifies rounding, and the margin losses take discrete decisions. Then the frameworks must agree as experiments do, in
-intervals that overlap and paired differences that are not significant.
+amplifies rounding, and the margin losses take discrete decisions. Then the frameworks must agree as experiments do:
+their results are equivalent within a point on average, and none of them differs significantly.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from hemspec_benchmark import batches, datasets
+from hemspec_benchmark.inference import Answer, Paired, Question, answers
 from hemspec_benchmark.learner import BACKENDS
 from hemspec_benchmark.losses import LOSSES
 from hemspec_benchmark.network import forward, initial_weights
@@ -47,6 +48,7 @@ but not judged: training amplifies rounding, and the margin losses take discrete
 """
 
 REFERENCE: Final = "NumPy"
+EQUIVALENT: Final = Question("the frameworks' final results are alike", "alike", margin=0.01)
 
 
 @dataclass(frozen=True)
@@ -98,35 +100,58 @@ class Outcome:
     """Between two frameworks, paired by seed and corrected over all outcomes."""
 
     @property
-    def pairs(self) -> dict[tuple[str, str], bool]:
-        """Whether the intervals of two frameworks overlap; only where both have one."""
-        ends = {
-            name: (found.low, found.high)
-            for name, found in self.estimates.items()
-            if found.low is not None and found.high is not None
-        }
-        return {
-            (first, second): max(ends[first][0], ends[second][0]) <= min(ends[first][1], ends[second][1])
-            for first, second in combinations(ends, 2)
-        }
-
-    @property
-    def apart(self) -> bool:
-        """Whether the intervals of some two frameworks have nothing in common."""
-        return not all(self.pairs.values())
-
-    @property
     def differs(self) -> bool:
         """Whether some paired difference is significant after the correction."""
         return any(entry.significant for entry in self.differences.values())
 
 
 @dataclass(frozen=True)
+class Single:
+    """One final result of one training in two frameworks."""
+
+    measure: Measure
+    loss: str
+    seed: int
+    difference: float
+    """The first framework's less the second's."""
+
+
+@dataclass(frozen=True)
+class Equivalence:
+    """All final results of a framework less another's: every loss, measure and seed."""
+
+    backend: str
+    against: str
+    singles: Sequence[Single]
+
+    @cached_property
+    def answer(self) -> Answer:
+        """Whether they are alike, by two one-sided tests; see benchmark/PROTOCOL.md, section 8."""
+        (found,) = answers([(EQUIVALENT, Paired(tuple(single.difference for single in self.singles)))])
+        return found
+
+    @property
+    def largest(self) -> dict[str, Single]:
+        """For each loss the training in which the two are furthest apart."""
+        by_size = sorted(self.singles, key=lambda single: abs(single.difference))
+        return {single.loss: single for single in by_size}
+
+    def __str__(self) -> str:
+        low, high = self.answer.found.interval
+        verdict = f"equivalent within {100 * EQUIVALENT.margin:g} point"
+        verdict = verdict if self.answer.word == "holds" else f"not shown to be {verdict}"
+        ends = " to ".join(f"{100 * end:+.2f}".replace("-", "−") for end in (low, high))
+        names = " less ".join(BACKENDS.get(name, name) for name in (self.backend, self.against))
+        return f"{names} {ends} points on average, {verdict}"
+
+
+@dataclass(frozen=True)
 class Agreement:
-    """Both comparisons, and the verdict."""
+    """All comparisons, and the verdict."""
 
     comparisons: Sequence[Comparison]
     outcomes: Sequence[Outcome]
+    equivalences: Sequence[Equivalence] = ()
 
     @cached_property
     def judged(self) -> list[Comparison]:
@@ -142,17 +167,6 @@ class Agreement:
     def differing(self) -> list[Outcome]:
         """Outcomes of which two frameworks differ significantly."""
         return [outcome for outcome in self.outcomes if outcome.differs]
-
-    @cached_property
-    def apart(self) -> list[Outcome]:
-        """Outcomes of which two frameworks' intervals do not overlap."""
-        return [outcome for outcome in self.outcomes if outcome.apart]
-
-    @property
-    def pairs(self) -> tuple[int, int]:
-        """How many pairs of intervals overlap, and how many there are."""
-        overlaps = [overlap for outcome in self.outcomes for overlap in outcome.pairs.values()]
-        return sum(overlaps), len(overlaps)
 
     @property
     def largest(self) -> float | None:
@@ -183,16 +197,15 @@ class Agreement:
         """For the terminal: the verdict, and the first steps that differ."""
         if not self.checked:
             return "The frameworks were not compared: there is nothing to compare."
-        overlap, pairs = self.pairs
         parts = [f"The frameworks {'agree' if self.agrees else 'disagree'}."]
         if self.judged:
             parts.append(
                 f"First {len(TOLERANCES)} steps: {len(self.judged)} comparisons, {len(self.failures)} beyond rounding, "
                 f"largest relative difference {self.largest:.1e}."
             )
-        if pairs:
+        if self.equivalences:
             parts.append(
-                f"Final results: {overlap} of {pairs} pairs of intervals overlap, "
+                f"Final results, all losses, measures and seeds: {'; '.join(map(str, self.equivalences))}. "
                 f"{len(self.differing)} of {len(self.outcomes)} differ significantly."
             )
         return "\n".join([" ".join(parts), *(f"  {failure}" for failure in self.failures)])
@@ -200,7 +213,7 @@ class Agreement:
 
 def agreement(document: Document) -> Agreement:
     """Everything about the frameworks' agreement, from the document alone."""
-    return Agreement(compare(document, reference_losses(document)), outcomes(document))
+    return Agreement(compare(document, reference_losses(document)), outcomes(document), equivalences(document))
 
 
 def reference_losses(document: Document) -> dict[tuple[str, int], float]:
@@ -257,6 +270,19 @@ def outcomes(document: Document) -> list[Outcome]:
     return [
         replace(outcome, differences={names: next(corrected) for names in outcome.differences}) for outcome in found
     ]
+
+
+def equivalences(document: Document) -> list[Equivalence]:
+    """Each framework against JAX, or against the first if that is not there; only where more than one result is."""
+    names = backends(document)
+    against = "jax" if "jax" in names else names[0] if names else ""
+    found: dict[str, list[Single]] = {name: [] for name in names if name != against}
+    for measure in headlines(document):
+        for loss, values in samples(document, measure).items():
+            for backend, singles in found.items():
+                both = pair({"": values.get(backend, {})}, {"": values.get(against, {})})
+                singles += [Single(measure, loss, seed, value) for seed, value in both.items()]
+    return [Equivalence(name, against, singles) for name, singles in found.items() if len(singles) > 1]
 
 
 def describe(document: Document, outcome: Outcome) -> str:

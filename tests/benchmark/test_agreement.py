@@ -35,7 +35,11 @@ def test_equal_losses_agree(untouched: Document) -> None:
     assert found.checked
     assert len(found.judged) == 9 * 10 * 3
     assert {len(entry.values) for entry in found.judged if entry.step == 1} == {4}
-    assert found.pairs == (16 * 9 * 3, 16 * 9 * 3)
+    assert [(one.backend, one.against, len(one.singles)) for one in found.equivalences] == [
+        ("torch", "jax", 16 * 9 * 10),
+        ("keras", "jax", 16 * 9 * 10),
+    ]
+    assert all(one.answer.word == "holds" for one in found.equivalences)
     assert found.largest is not None
     assert found.largest < 1e-5
     step, drift = found.drift
@@ -77,7 +81,7 @@ def test_a_single_framework_is_compared_with_the_reference_only(make: Callable[.
     found = agreement(document)
     assert {entry.step for entry in found.comparisons} == {1}
     assert found.agrees
-    assert found.pairs == (0, 0)
+    assert not found.equivalences
 
 
 def test_other_data_has_no_reference(synthetic: Document) -> None:
@@ -123,22 +127,33 @@ def test_a_final_result_that_differs_is_visible(synthetic: Document) -> None:
     assert not found.agrees
     (outcome,) = found.differing
     assert (outcome.loss, outcome.measure.name) == ("hem", "miou")
-    assert outcome.apart
-    assert found.apart == [outcome]
-    assert outcome.pairs == {("torch", "keras"): False, ("torch", "jax"): True, ("keras", "jax"): False}
-    assert found.pairs[0] == found.pairs[1] - 2
+    (keras,) = [one for one in found.equivalences if one.backend == "keras"]
+    largest = keras.largest["hem"]
+    assert (largest.measure.name, largest.difference) == ("miou", pytest.approx(-0.1, abs=0.05))
     assert "HEM, mean IoU: PyTorch" in describe(synthetic, outcome)
 
 
 def test_equal_results_do_not_differ(synthetic: Document) -> None:
     for cell in synthetic["cells"]:
         cell["metrics"] = dict.fromkeys(cell["metrics"], 0.5)
-    assert all(not outcome.differs and not outcome.apart for outcome in outcomes(synthetic))
+    assert all(not outcome.differs for outcome in outcomes(synthetic))
+    assert all(one.answer.word == "holds" for one in agreement(synthetic).equivalences)
 
 
-def test_a_single_seed_has_no_intervals_to_overlap(make: Callable[..., Document]) -> None:
+def test_a_single_seed_has_nothing_that_differs(make: Callable[..., Document]) -> None:
     found = outcomes(make(seeds=1, losses=["ce", "hem"], backends=["torch", "jax"], extras=False))
-    assert all(not outcome.pairs and not outcome.differs and not outcome.apart for outcome in found)
+    assert all(not outcome.differs for outcome in found)
+
+
+@pytest.mark.parametrize("points", [2.0, -2.0])
+def test_results_that_are_off_everywhere_are_not_equivalent(synthetic: Document, points: float) -> None:
+    for cell in synthetic["cells"]:
+        if cell["backend"] == "torch":
+            cell["metrics"] = {name: value + points / 100 for name, value in cell["metrics"].items()}
+    found = {one.backend: one for one in agreement(synthetic).equivalences}
+    assert {name: one.answer.word for name, one in found.items()} == {"torch": "does not hold", "keras": "holds"}
+    assert "PyTorch less JAX" in str(found["torch"])
+    assert "not shown to be equivalent within 1 point" in str(found["torch"])
 
 
 def test_nothing_compared_is_not_agreement() -> None:
