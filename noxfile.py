@@ -234,13 +234,11 @@ def perf(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def report(session: nox.Session) -> None:
-    """From the committed results: results/report, and the published tables and pictures."""
+    """From the committed results of the full run: results/report/report.html, the published tables and pictures."""
     stack(session)
-    pages = {"full": ["benchmark.md"], "swap": ["swap.md", "migration/index.md"], "selection": ["selection.md"]}
-    for name, written in pages.items():
-        options = [part for page in written for part in ("--readme", f"docs/site/{page}")]
-        arguments = [f"benchmark/results/{name}.json.gz", "--output", f"results/report/{name}", *options]
-        run(session, "hemspec-benchmark", "report", *arguments, "--refresh", "docs/benchmark")
+    written = ["--readme", "docs/site/benchmark.md", "--refresh", "docs/benchmark"]
+    arguments = ["benchmark/results/full.json.gz", "--output", "results/report", *written]
+    run(session, "hemspec-benchmark", "report", *arguments)
 
 
 @nox.session
