@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from hemspec_benchmark import batches, datasets
+from hemspec_benchmark import batches
 from hemspec_benchmark.inference import Answer, Paired, Question, answers
 from hemspec_benchmark.learner import BACKENDS
 from hemspec_benchmark.losses import LOSSES
@@ -37,7 +37,7 @@ from hemspec_benchmark.statistics import (
     pair,
     samples,
 )
-from hemspec_benchmark.training import ORDER
+from hemspec_benchmark.training import ORDER, data_of
 
 TOLERANCES: Final = (1e-5, 1e-4, 1e-4)
 """Largest relative difference between the losses of the first, second and third step.
@@ -224,10 +224,10 @@ def reference_losses(document: Document) -> dict[tuple[str, int], float]:
     if document["data"] != "digits":
         return {}
     protocol = Protocol.from_json(document["protocol"])
-    data = datasets.digits(protocol.evaluate_on)
     result = {}
     found = {(cell["loss"], cell["seed"]) for cell in _trainings(document) if cell["loss"] in LOSSES}
     for seed in sorted({seed for _, seed in found}):
+        data = data_of(protocol, seed)
         size = protocol.classification.batch_size
         rng = np.random.default_rng((seed, ORDER))
         steps = batches.epoch(data.train_images, data.train_labels, size, rng, shift=data.shift, chunk=1)

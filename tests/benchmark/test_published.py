@@ -10,7 +10,7 @@ import pytest
 from hemspec_benchmark import readme, report, store
 from hemspec_benchmark.learner import BACKENDS
 from hemspec_benchmark.losses import COMPARED
-from hemspec_benchmark.settings import DIGITS, TASKS
+from hemspec_benchmark.settings import DIGITS, TASKS, Protocol
 
 ROOT = Path(__file__).parents[2]
 FULL = ROOT / "benchmark/results/full.json.gz"
@@ -23,7 +23,7 @@ def full() -> store.Document:
 
 
 def test_the_full_run_is_whole(full: store.Document) -> None:
-    assert full["protocol"] == DIGITS.as_json(), "the protocol has changed: the full run is to be made again"
+    assert Protocol.from_json(full["protocol"]) == DIGITS, "the protocol has changed: the full run is to be made again"
     assert full["missing"] == 0
     done = {(cell["task"], cell["setting"], cell["loss"], cell["backend"]): set() for cell in full["cells"]}
     for cell in full["cells"]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import hemspec
 from hemspec_benchmark import cli, runner, store
 from hemspec_benchmark.runner import Options
-from hemspec_benchmark.settings import Cell, SplitName
+from hemspec_benchmark.settings import Cell
 from hemspec_benchmark.store import Store, document, merge
 from hemspec_benchmark.swap import report
 from hemspec_benchmark.swap import run as swap
@@ -91,28 +91,11 @@ def test_of_the_rates_within_a_standard_error_of_the_best_the_lowest_is_taken() 
 # The data
 
 
-def parts_of(name: str, seed: int) -> list[Any]:
-    """The images to train on, to choose on and to test on."""
-    choosing, testing = (divided(name, seed, part, TINY) for part in get_args(SplitName)[::-1])
-    assert np.array_equal(choosing.train_images, testing.train_images)
-    return [testing.train_images, choosing.test_images, testing.test_images]
-
-
-@pytest.mark.parametrize(("name", "number"), [("digits", 1797), ("mnist", 5000)])
-def test_a_seed_divides_the_data_anew(name: str, number: int) -> None:
-    each = [parts_of(name, seed) for seed in (1, 2)]
-    assert [len(images) for images in each[0]] == pytest.approx([0.6 * number, 0.1 * number, 0.3 * number], abs=2)
-    together, again = (np.concatenate(images).reshape(number, -1) for images in each)
-    assert np.array_equal(np.sort(together, axis=0), np.sort(again, axis=0)), "nothing is lost or there twice"
-    assert not np.array_equal(each[0][2], each[1][2])
-    assert 0.0 == together.min() < together.max() == pytest.approx(1.0, abs=0.01)
-
-
 def test_scenes_are_made_of_their_own_part() -> None:
-    train, validation, test = parts_of("scenes", 1)
-    assert [len(images) for images in (train, validation, test)] == [8, 4, 4]
-    assert not np.array_equal(validation, test)
-    made = divided("scenes", 1, "test", TINY)
+    choosing, made = divided("scenes", 1, "validation", TINY), divided("scenes", 1, "test", TINY)
+    assert [len(one.test_images) for one in (choosing, made)] == [4, 4]
+    assert np.array_equal(choosing.train_images, made.train_images)
+    assert not np.array_equal(choosing.test_images, made.test_images)
     assert made.train_labels.shape == (8, 24, 24)
     assert made.class_counts.sum() == 8 * 20 * 20, "the border does not count"
 

@@ -84,7 +84,7 @@ def test_continual_sees_one_experience_after_the_other(workshop: Workshop, setti
     continual.run(workshop, setting, "la", 3)
     (spy,) = spies(workshop)
     assert (spy.build.classes, spy.build.heads) == {"class": (10, 1), "task": (10, 5), "domain": (2, 1)}[scenario]
-    sequence = datasets.experiences(workshop.data, scenario, 3)  # type: ignore[arg-type]
+    sequence = datasets.experiences(workshop.data(3), scenario, 3)  # type: ignore[arg-type]
     assert spy.build.class_counts == tuple(sum(data.class_counts for data in sequence))
     known = [{image.tobytes(): label for image, label in zip(d.train_images, d.train_labels)} for d in sequence]  # noqa: B905
 
@@ -165,7 +165,7 @@ def test_imbalance_and_near_unknowns_take_as_many_steps_as_all_of_the_data(works
 def test_the_losses_see_the_counts_of_what_is_trained_on(workshop: Workshop) -> None:
     tasks.run(workshop, Cell("imbalance", "ratio-10", "hem", "none", 0))
     tasks.run(workshop, Cell("imbalance", "ratio-10", "la", "none", 0))
-    data = datasets.long_tail(workshop.data, 10, 0)
+    data = datasets.long_tail(workshop.data(0), 10, 0)
     assert [spy.build.class_counts for spy in spies(workshop)] == [
         (len(data.train_labels),),
         tuple(int(count) for count in data.class_counts),
@@ -189,10 +189,23 @@ def test_a_training_is_shared_but_not_after_another_took_its_learner(workshop: W
         anew = workshop.on_all_classes("ce", 0)[1]
 
 
+def test_where_splits_are_by_seed_each_seed_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "learner_class", lambda backend: Spy)
+    workshop = Workshop("none", replace(TINY, splits="by seed"))
+    for seed in 7, 8:
+        tasks.run(workshop, Cell("accuracy", "test", "ce", "none", seed))
+    (spy,) = spies(workshop)
+    seen = [{image.tobytes() for image in images.reshape(-1, 8, 8, 1)} for images, *_ in spy.fits]
+    assert workshop.data(7) is workshop.data(7)
+    assert not {image.tobytes() for image in workshop.data(7).test_images} & seen[0]
+    assert {image.tobytes() for image in workshop.data(8).test_images} & seen[0]
+
+
 def test_too_few_images_are_an_error(workshop: Workshop) -> None:
-    few = replace(workshop.data, train_images=workshop.data.train_images[:63], train_labels=np.zeros(63, np.int32))
+    data = workshop.data(0)
+    few = replace(data, train_images=data.train_images[:63], train_labels=np.zeros(63, np.int32))
     with pytest.raises(datasets.DataError, match="63 training images are left of digits, fewer than the batch size 64"):
-        workshop.same_steps(few)
+        workshop.same_steps(few, data)
 
 
 # --- attacks, on a classifier whose robustness is known
@@ -311,7 +324,7 @@ found["again"] = [tasks.run(again, cell) for cell in reversed(cells)][::-1]
 trained = Workshop("torch", replace(protocol, classification=replace(protocol.classification, epochs=5)))
 for loss in "ce", "hem":
     learner, _ = trained.on_all_classes(loss, 0)
-    data = trained.data
+    data = trained.data(0)
     images, labels = data.test_images[:150], data.test_labels[:150]
     attack = lambda epsilon, steps=10, restarts=1, objective="margin": robustness.pgd(
         learner, images, labels, epsilon, steps, restarts, 0, objective

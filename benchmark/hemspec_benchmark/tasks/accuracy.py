@@ -19,7 +19,7 @@ SHOWN: Final = 24
 def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
     """On the test images; every corruption at three strengths, and their mean."""
     learner, record = workshop.on_all_classes(loss, seed)
-    data = workshop.data
+    data = workshop.data(seed)
 
     logits = learner.logits(data.test_images)
     clean = accuracy_score(data.test_labels, logits.argmax(axis=1))

@@ -22,7 +22,7 @@ BUFFER: Final = 42
 def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
     """The accuracy on each experience after each; naive fine-tuning, or replay from a small buffer."""
     scenario, _, method = setting.partition("-")
-    sequence = datasets.experiences(workshop.data, cast(Scenario, scenario), seed)
+    sequence = datasets.experiences(workshop.data(seed), cast(Scenario, scenario), seed)
     recipe = workshop.protocol.continual
     heads = len(sequence) if scenario == "task" else 1
     outputs = heads * sequence[0].num_classes
@@ -34,7 +34,7 @@ def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
         classes=outputs,
         heads=heads,
     )
-    shape = workshop.data.train_images.shape[1:]
+    shape = sequence[0].train_images.shape[1:]
     learner.start(initial_weights(workshop.protocol.architecture, shape, outputs, seed))
     rng, replay = np.random.default_rng((seed, ORDER)), np.random.default_rng((seed, BUFFER))
     buffer: list[tuple[Array, Array, Array]] = []

@@ -15,16 +15,17 @@ SHOWN: Final = 12
 def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
     """Near: classes held out, rotating with the seed. Far: `unknowns.FAR`, as many of each as test images."""
     details: dict[str, Any] = {}
+    data = workshop.data(seed)
     if setting == "near":
-        known, unknown = datasets.hold_out(workshop.data, seed)
+        known, unknown = datasets.hold_out(data, seed)
         recipe = workshop.protocol.classification
-        learner, _ = workshop.train(known, loss, seed, recipe, epochs=workshop.same_steps(known))
+        learner, _ = workshop.train(known, loss, seed, recipe, epochs=workshop.same_steps(known, data))
         logits = learner.logits(known.test_images)
-        details["held_out"] = [name for name in workshop.data.classes if name not in known.classes]
-        scores = {"digits" if workshop.data.name == "digits" else "classes": unknown}
+        details["held_out"] = [name for name in data.classes if name not in known.classes]
+        scores = {"digits" if data.name == "digits" else "classes": unknown}
     else:
         learner, _ = workshop.on_all_classes(loss, seed)
-        images = workshop.data.test_images
+        images = data.test_images
         logits = learner.logits(images)
         # The same unknowns for all trainings.
         scores = {name: make(images, 0) for name, make in unknowns.FAR.items()}

@@ -23,7 +23,8 @@ def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
     """Robust accuracy by size and kind of attack, on the first test images."""
     learner, _ = workshop.on_all_classes(loss, seed)
     attack = workshop.protocol.attack
-    images, labels = workshop.data.test_images[: attack.images], workshop.data.test_labels[: attack.images]
+    data = workshop.data(seed)
+    images, labels = data.test_images[: attack.images], data.test_labels[: attack.images]
 
     def robust(epsilon: float, steps: int, restarts: int = 1, objective: Objective = "margin") -> float:
         return pgd(learner, images, labels, epsilon, steps, restarts, seed, objective)

@@ -20,7 +20,7 @@ AT_ONCE: Final = 32
 def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
     """A small U-Net; one confusion matrix over all labelled pixels of the test scenes."""
     protocol = workshop.protocol
-    data = scenes.scenes(workshop.data, seed, protocol.training_scenes, protocol.test_scenes)
+    data = scenes.scenes(workshop.data(seed), seed, protocol.training_scenes, protocol.test_scenes)
     learner, _ = workshop.train(data, loss, seed, protocol.segmentation, architecture="unet", evaluation_batch=AT_ONCE)
     predictions = learner.logits(data.test_images).argmax(axis=-1)
     labelled = data.test_labels >= 0
