@@ -100,7 +100,7 @@ def static(build: Build) -> Build:
 def train_step(
     state: tuple[Tree, Tree, Any], criterion: Any, x: Array, y: Array, groups: Array | None, rate: Array, build: Build
 ) -> tuple[tuple[Tree, Tree, Any], Array, Array]:
-    """One step of SGD: the new state, the loss and the norm of its gradient."""
+    """One step: the new state, the loss and the norm of its gradient."""
     weights, statistics, velocity = state
 
     def objective(weights: Tree) -> tuple[Array, Tree]:
@@ -116,8 +116,10 @@ def train_step(
 
 
 def optimizer(build: Build) -> optax.GradientTransformation:
-    """SGD without the rate, which is an argument of the step."""
-    return optax.chain(optax.add_decayed_weights(build.weight_decay), optax.trace(build.momentum))
+    """All but the rate, which is an argument of the step."""
+    clip = optax.identity() if build.clip is None else optax.clip_by_global_norm(build.clip)
+    step = optax.scale_by_adam() if build.optimizer == "adam" else optax.trace(build.momentum)
+    return optax.chain(clip, optax.add_decayed_weights(build.weight_decay), step)
 
 
 @partial(jax.jit, static_argnames="build")

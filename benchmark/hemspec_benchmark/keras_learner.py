@@ -82,7 +82,11 @@ class Learner:
         images = keras.Input(build.image_shape)
         logits = ARCHITECTURES[build.architecture](Layers(mixed_precision=build.mixed_precision), images, build.classes)
         self.model = keras.Model(images, logits)
-        self.optimizer = keras.optimizers.SGD(1.0, momentum=build.momentum)
+        self.optimizer = (
+            keras.optimizers.Adam(1.0, epsilon=1e-8)
+            if build.optimizer == "adam"
+            else keras.optimizers.SGD(1.0, momentum=build.momentum)
+        )
         self.model.compile(self.optimizer, LOSSES[build.loss].build(hemspec.keras, build.counts, ignore_class=-100))
         self.optimizer.build(self.model.trainable_variables)
         self.epoch = tf.function(self._epoch, reduce_retracing=True)
@@ -105,7 +109,7 @@ class Learner:
     def fit(self, images: Array, labels: Array, rate: float, groups: Array | None = None) -> tuple[Array, Array]:
         # Keras's velocity is already multiplied by the rate, PyTorch's and optax's is not: it is rescaled with the
         # rate, so that the three go on as the same algorithm. (Without it the second epoch's losses differed by 2 %.)
-        for velocity in self.optimizer.momentums:
+        for velocity in self.optimizer.momentums if self.build.optimizer == "sgd" else ():
             velocity.assign(velocity * (rate / self.rate))
         self.optimizer.learning_rate = self.rate = rate
         losses, norms = self.epoch(
@@ -138,6 +142,8 @@ class Learner:
             variables = self.model.trainable_variables
             gradients = tape.gradient(loss, [variable.value for variable in variables])
             norms = norms.write(step, tf.linalg.global_norm(gradients))
+            if self.build.clip is not None:
+                gradients, _ = tf.clip_by_global_norm(gradients, self.build.clip)
             if self.build.weight_decay:  # Keras's own is decoupled from the velocity; PyTorch's SGD adds it here
                 gradients = [
                     gradient + self.build.weight_decay * variable.value

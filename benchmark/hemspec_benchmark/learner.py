@@ -11,6 +11,7 @@ import numpy as np
 
 from hemspec_benchmark.losses import Counts
 from hemspec_benchmark.network import Array, Shape, Weights
+from hemspec_benchmark.settings import OptimizerName
 
 BACKENDS: Final = {"torch": "PyTorch", "keras": "Keras", "jax": "JAX"}
 """The frameworks, each by the name of its learner's module and as people write it."""
@@ -34,6 +35,10 @@ class Build:
     momentum: float = 0.9
     weight_decay: float = 0.0
     """L2, as PyTorch's SGD has it: added to the gradient of every weight."""
+    optimizer: OptimizerName = "sgd"
+    """Adam's constants are 0.9, 0.999 and 1e-8 everywhere."""
+    clip: float | None = None
+    """The largest global norm of the loss's gradient, before weight decay is added; None for any."""
     mixed_precision: bool = False
     """Convolutions and linear layers in bfloat16; weights, batch norm and the loss in float32."""
     evaluation_batch: int = 180
@@ -51,10 +56,12 @@ class Learner(Protocol):
     def __init__(self, build: Build) -> None: ...
 
     def start(self, weights: Weights) -> None:
-        """Begin anew, from these weights: velocity 0, running statistics 0 and 1."""
+        """Begin anew, from these weights: moments 0, running statistics 0 and 1."""
 
     def fit(self, images: Array, labels: Array, rate: float, groups: Array | None = None) -> tuple[Array, Array]:
-        """A step of SGD for each of the S batches (S, B, ...): their losses and the norms of their gradients, (S,).
+        """A step for each of the S batches (S, B, ...): their losses and the norms of their gradients, (S,).
+
+        The norms are those before clipping.
 
         `groups` (S, B) names each sample's head; the loss sees the logits of that head alone.
         """

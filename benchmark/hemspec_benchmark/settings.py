@@ -23,11 +23,12 @@ TASKS: Final[dict[str, tuple[str, ...]]] = {
 """The paper's six tasks and the settings of each."""
 
 SplitName = Literal["test", "validation"]
+OptimizerName = Literal["sgd", "adam"]
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """SGD with momentum, the rate following a half cosine from epoch to epoch, or constant.
+    """SGD with momentum, or Adam; the rate follows a half cosine from epoch to epoch, or is constant.
 
     The rate is constant inside an epoch because the frameworks disagree on where it enters: PyTorch and optax multiply
     the velocity by it, Keras accumulates velocity already multiplied. With a constant rate the three are the same
@@ -40,6 +41,10 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
+    optimizer: OptimizerName = "sgd"
+    """Adam has no use for the momentum."""
+    clip: float | None = None
+    """The largest global norm of a gradient; None for any."""
 
     def rate(self, epoch: int, epochs: int) -> float:
         """The learning rate in epoch 0, 1, ... of `epochs`."""

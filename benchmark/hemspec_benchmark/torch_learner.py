@@ -106,8 +106,11 @@ class Learner:
     def start(self, weights: Weights) -> None:
         torch.manual_seed(0)  # nothing below draws; a safeguard
         self.network = Network(self.build, weights).to(self.device)
-        self.optimizer = torch.optim.SGD(
-            self.network.parameters(), 0.0, momentum=self.build.momentum, weight_decay=self.build.weight_decay
+        trained, decay = self.network.parameters(), self.build.weight_decay
+        self.optimizer: torch.optim.Optimizer = (
+            torch.optim.Adam(trained, 0.0, weight_decay=decay)
+            if self.build.optimizer == "adam"
+            else torch.optim.SGD(trained, 0.0, momentum=self.build.momentum, weight_decay=decay)
         )
 
     def fit(self, images: Array, labels: Array, rate: float, groups: Array | None = None) -> tuple[Array, Array]:
@@ -124,6 +127,8 @@ class Learner:
             loss = self.criterion(logits, y[step])
             loss.backward()
             norms.append(nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None]))
+            if self.build.clip is not None:
+                nn.utils.clip_grads_with_norm_(self.network.parameters(), self.build.clip, norms[-1])
             self.optimizer.step()
             losses.append(loss.detach())
         return torch.stack(losses).cpu().numpy(), torch.stack(norms).cpu().numpy()

@@ -84,6 +84,8 @@ class Workshop:
             class_counts=LOSSES[loss].needs(data.class_counts if counts is None else counts),
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
+            optimizer=recipe.optimizer,
+            clip=recipe.clip,
             mixed_precision=self.protocol.mixed_precision,
             evaluation_batch=min(self.protocol.evaluation_batch, len(self.data(0).test_images)),
         )

@@ -100,6 +100,13 @@ CASES: dict[str, Case] = {
     ),
     "hem-plus": (build_of("small", IMAGE, 10, "hem-plus"), [("start", SMALL), *CHANGED_RATE]),
     "decay": (build_of("small", IMAGE, 10, weight_decay=DECAY), [("start", SMALL), *CHANGED_RATE]),
+    # Not with batch norm: a bias before it has no gradient but rounding, of which Adam makes steps as large as any.
+    "adam": (
+        build_of("small-without-norm", IMAGE, 10, optimizer="adam", weight_decay=DECAY),
+        [("start", WITHOUT_NORM), ("fit", X[:2], Y[:2], 0.01), ("fit", X[2:], Y[2:], 0.003), PREDICT],
+    ),
+    "clipped": (build_of("small", IMAGE, 10, clip=0.1), [("start", SMALL), *CHANGED_RATE]),
+    "hardly clipped": (build_of("small", IMAGE, 10, clip=1e6), [("start", SMALL), *CHANGED_RATE]),
     "without norm": (
         build_of("small-without-norm", IMAGE, 10, "hem-mean"),
         [("start", WITHOUT_NORM), PREDICT, *ATTACKS, *CHANGED_RATE],
@@ -193,6 +200,18 @@ def test_the_network_is_the_numpy_network(backend: str, case: str, of: Any) -> N
 @pytest.mark.parametrize("case", [name for name in CASES if name != "mixed"])
 def test_the_first_loss_is_the_references(backend: str, case: str, of: Any) -> None:
     assert losses(of(backend), case)[0] == pytest.approx(numpy_loss(case), rel=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gradient_is_clipped_after_its_norm_is_taken(backend: str, of: Any) -> None:
+    found = of(backend)
+    (first, later), (usual, after) = (
+        [norms for _, norms in called(found, case, "fit")] for case in ("clipped", "small")
+    )
+    assert clipped[0][0] == pytest.approx(usual[0][0], rel=1e-4)
+    assert clipped[0][0] > 0.1
+    assert np.abs(clipped[1] / usual[1] - 1).max() > 0.01, "the steps were smaller"
+    np.testing.assert_allclose(losses(found, "hardly clipped"), losses(found, "small"), rtol=1e-4)
 
 
 @pytest.mark.parametrize(("one", "other"), list(combinations(BACKENDS, 2)))
