@@ -78,7 +78,7 @@ TASKS: Final = {
 }
 """The tasks and their titles, in the order of the report."""
 
-LOWER_IS_BETTER: Final = ("fpr95", "forgetting")
+LOWER_IS_BETTER: Final = ("fpr95", "forgetting", "ece", "nll")
 """First parts of the names of metrics that are better when smaller."""
 
 

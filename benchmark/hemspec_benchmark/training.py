@@ -51,7 +51,7 @@ def data_of(protocol: Protocol, seed: int, data_dir: Path | None = None) -> Data
 
 
 # Kept: a training asks for its data several times, and whoever shares it compares by identity.
-_divided = lru_cache(maxsize=2)(datasets.divided)
+_divided = lru_cache(maxsize=4)(datasets.divided)
 
 
 @lru_cache(maxsize=2)
@@ -71,6 +71,12 @@ class Workshop:
     def data(self, seed: int) -> Dataset:
         """What a seed trains on and is tested on."""
         return data_of(self.protocol, seed, self.data_dir)
+
+    def validation(self, seed: int) -> Dataset | None:
+        """The same with the images to choose on in the place of the test images, where there are both."""
+        if self.protocol.splits == "fixed" or self.protocol.evaluate_on == "validation":
+            return None
+        return data_of(replace(self.protocol, evaluate_on="validation"), seed)
 
     def learner(
         self, data: Dataset, loss: str, recipe: Recipe, *, counts: Counts | None = None, **changes: Any

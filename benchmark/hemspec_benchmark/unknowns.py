@@ -139,3 +139,9 @@ FAR: Final[dict[str, Callable[[Images, int], Images]]] = {
     "phases": random_phases,
 }
 """The far unknowns by name, as many as there are images and of their shape; the last two are made of them."""
+
+CHOOSING: Final[dict[str, Callable[[Images, Labels, int], Images]]] = {
+    "averages": averages,
+    "gratings": lambda images, labels, seed: gratings(images.shape[1:], len(images), seed),
+}
+"""Unknowns that no test has: a score is chosen by them, on validation images."""

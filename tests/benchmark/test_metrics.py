@@ -6,9 +6,17 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score
+from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from hemspec_benchmark.metrics import balanced, continual, recalls, rejection, segmentation
+from hemspec_benchmark.metrics import (
+    balanced,
+    best_temperature,
+    calibration,
+    continual,
+    recalls,
+    rejection,
+    segmentation,
+)
 
 
 def test_rejection_by_hand() -> None:
@@ -22,6 +30,33 @@ def test_rejection_by_hand() -> None:
     # With the other logit at 0 the softmax ranks in the same way.
     for name in ("auroc", "aupr", "fpr95"):
         assert measured[f"{name}/max_softmax"] == measured[f"{name}/max_logit"]
+
+
+def test_calibration_by_hand() -> None:
+    # Probabilities 0.9 (right), 0.9 (wrong), 0.6 (right): the bins of 0.9 and of 0.6 are off by 0.8 and 0.4 images.
+    logits = np.log([[0.9, 0.1], [0.1, 0.9], [0.4, 0.6]])
+    measured = calibration(logits, [0, 0, 1])
+    assert measured["ece"] == pytest.approx((0.8 + 0.4) / 3)
+    assert measured["nll"] == pytest.approx(-np.log([0.9, 0.1, 0.6]).mean())
+    assert measured == pytest.approx(calibration(3 * logits, [0, 0, 1], temperature=3.0))
+    assert measured["nll"] == pytest.approx(log_loss([0, 0, 1], np.exp(logits)))
+    assert calibration([[5.0, 0.0]], [0])["ece"] == pytest.approx(1 - 1 / (1 + math.exp(-5.0)))
+    assert calibration([[800.0, 0.0]], [0]) == {"nll": 0.0, "ece": 0.0}, "a probability of 1 has a bin too"
+
+
+def test_the_temperature_makes_probabilities_true() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=2.0, size=(20_000, 4))
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)  # drawn by the softmax of the logits
+    for factor in 0.2, 1.0, 7.0:
+        temperature = best_temperature(factor * logits, labels)
+        assert temperature == pytest.approx(factor, rel=0.03)
+        assert calibration(factor * logits, labels, temperature)["ece"] < 0.01
+
+
+def test_logits_that_are_not_finite_have_no_calibration() -> None:
+    assert all(math.isnan(value) for value in calibration([[math.inf, 0.0]], [0]).values())
+    assert math.isnan(best_temperature([[math.nan, 0.0]], [0]))
 
 
 def test_the_positive_class_is_the_known_one() -> None:

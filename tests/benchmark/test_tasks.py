@@ -194,11 +194,25 @@ def test_where_splits_are_by_seed_each_seed_has_its_own(monkeypatch: pytest.Monk
     workshop = Workshop("none", replace(TINY, splits="by seed"))
     for seed in 7, 8:
         tasks.run(workshop, Cell("accuracy", "test", "ce", "none", seed))
+    measured = tasks.run(workshop, Cell("accuracy", "test", "ce", "none", 7))
+    # The logits of the spy are random, and better made small.
+    calibration = measured.details["calibration"]
+    assert calibration["temperature"] > 2
+    assert calibration["nll/scaled"] < calibration["nll"]
+    assert measured.metrics["ece/scaled"] < measured.metrics["ece"]
     (spy,) = spies(workshop)
     seen = [{image.tobytes() for image in images.reshape(-1, 8, 8, 1)} for images, *_ in spy.fits]
     assert workshop.data(7) is workshop.data(7)
     assert not {image.tobytes() for image in workshop.data(7).test_images} & seen[0]
     assert {image.tobytes() for image in workshop.data(8).test_images} & seen[0]
+
+
+def test_a_score_is_chosen_on_unknowns_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training, "learner_class", lambda backend: Spy)
+    workshop = Workshop("none", replace(TINY, splits="by seed", evaluate_on="validation"))
+    found = tasks.run(workshop, Cell("rejection", "far", "ce", "none", 7)).metrics
+    assert {name.split("/")[2] for name in found} == {"averages", "gratings"}
+    assert workshop.validation(7) is None
 
 
 def test_too_few_images_are_an_error(workshop: Workshop) -> None:
@@ -411,11 +425,14 @@ def test_metrics_are_fractions(task: str, setting: str, outcome: Outcomes) -> No
 def test_accuracy_is_clean_and_corrupted(outcome: Outcomes) -> None:
     measured = outcome("accuracy", "test")
     corrupted = {f"{name}/{strength:g}" for name, strengths in CORRUPTIONS.items() for strength in strengths}
-    assert set(measured.metrics) == {"clean", "corrupted"} | corrupted
+    assert set(measured.metrics) == {"clean", "corrupted", "ece"} | corrupted
     assert measured.metrics["corrupted"] == pytest.approx(np.mean([measured.metrics[name] for name in corrupted]))
     assert measured.metrics["clean"] > 0.3  # it has learned
     details = measured.details
-    assert set(details) == {"step_losses", "train_loss", "gradient_norm", "test_accuracy", "active", "samples"}
+    assert set(details) == {
+        *("step_losses", "train_loss", "gradient_norm", "test_accuracy", "active", "calibration", "samples")
+    }
+    assert set(details["calibration"]) == {"nll"}, "the split is fixed: there are no images to choose on"
     assert len(details["step_losses"]) == STEPS
     assert details["train_loss"] == [pytest.approx(np.mean(details["step_losses"]))]
     assert details["test_accuracy"] == [measured.metrics["clean"]]

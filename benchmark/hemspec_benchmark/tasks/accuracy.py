@@ -1,4 +1,4 @@
-"""Clean accuracy, accuracy on corrupted images, and how the training went."""
+"""Clean accuracy, accuracy on corrupted images, calibration, and how the training went."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from sklearn.metrics import accuracy_score
 
+from hemspec_benchmark import metrics
 from hemspec_benchmark.corruptions import CORRUPTIONS, corrupt
 from hemspec_benchmark.tasks import Outcome
 from hemspec_benchmark.training import Workshop
@@ -17,7 +18,10 @@ SHOWN: Final = 24
 
 
 def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
-    """On the test images; every corruption at three strengths, and their mean."""
+    """On the test images; every corruption at three strengths, and their mean.
+
+    Calibration is measured as it is and, where there are images to choose on, with the temperature that suits those.
+    """
     learner, record = workshop.on_all_classes(loss, seed)
     data = workshop.data(seed)
 
@@ -29,7 +33,17 @@ def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
             # The same corrupted images for all trainings: the seed is of the corruption.
             predictions = learner.logits(corrupt(data.test_images, name, strength, seed=0)).argmax(axis=1)
             corrupted[f"{name}/{strength:g}"] = accuracy_score(data.test_labels, predictions)
-    details = asdict(record)
+    measured = {"clean": clean, "corrupted": float(np.mean(list(corrupted.values()))), **corrupted}
+    calibration = metrics.calibration(logits, data.test_labels)
+    if choosing := workshop.validation(seed):
+        temperature = metrics.best_temperature(learner.logits(choosing.test_images), choosing.test_labels)
+        scaled = metrics.calibration(logits, data.test_labels, temperature)
+        calibration |= {"temperature": temperature} | {f"{name}/scaled": value for name, value in scaled.items()}
+    measured |= {name: value for name, value in calibration.items() if name.startswith("ece")}
+    # What is no fraction is not measured in points.
+    details = asdict(record) | {
+        "calibration": {name: calibration[name] for name in calibration if name not in measured}
+    }
     if seed == 0:
         details["samples"] = {"logits": logits[:SHOWN].tolist()}
-    return Outcome({"clean": clean, "corrupted": float(np.mean(list(corrupted.values()))), **corrupted}, details)
+    return Outcome(measured, details)

@@ -13,7 +13,8 @@ SHOWN: Final = 12
 
 
 def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
-    """Near: classes held out, rotating with the seed. Far: `unknowns.FAR`, as many of each as test images."""
+    """Near: classes held out, rotating with the seed. Far: `unknowns.FAR`, as many of each as test images; where a
+    score is to be chosen on validation images `unknowns.CHOOSING` in their place."""
     details: dict[str, Any] = {}
     data = workshop.data(seed)
     if setting == "near":
@@ -27,8 +28,10 @@ def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
         learner, _ = workshop.on_all_classes(loss, seed)
         images = data.test_images
         logits = learner.logits(images)
-        # The same unknowns for all trainings.
+        # Noise and photographs are the same for all trainings.
         scores = {name: make(images, 0) for name, make in unknowns.FAR.items()}
+        if workshop.protocol.evaluate_on == "validation":
+            scores = {name: make(images, data.test_labels, 0) for name, make in unknowns.CHOOSING.items()}
     unknown_logits = {name: learner.logits(images) for name, images in scores.items()}
     if setting == "far" and seed == 0:
         details["samples"] = {name: part[:SHOWN].tolist() for name, part in {"known": logits, **unknown_logits}.items()}
