@@ -96,6 +96,14 @@ def static(build: Build) -> Build:
     return Build(**{**vars(build), "loss": "", "class_counts": ()})
 
 
+def loss_of(criterion: Any, logits: Array, labels: Array, build: Build) -> Array:
+    """Of a batch."""
+    if build.over_batch and logits.ndim == 2:
+        logits, labels = logits[None], labels[None]
+    value: Array = criterion(logits, labels)
+    return value
+
+
 @partial(jax.jit, static_argnames="build", donate_argnums=0)
 def train_step(
     state: tuple[Tree, Tree, Any], criterion: Any, x: Array, y: Array, groups: Array | None, rate: Array, build: Build
@@ -107,7 +115,7 @@ def train_step(
         logits, updated = forward(weights, statistics, x, build, training=True)
         if groups is not None:
             logits = logits.reshape(len(logits), build.heads, -1)[jnp.arange(len(logits)), groups]
-        return criterion(logits, y), updated
+        return loss_of(criterion, logits, y, build), updated
 
     (loss, statistics), gradient = jax.value_and_grad(objective, has_aux=True)(weights)
     update, velocity = optimizer(build).update(gradient, velocity, weights)
@@ -136,7 +144,7 @@ def attack(
 
     def value(x: Array) -> tuple[Array, Array]:
         logits = evaluate(weights, statistics, x, build)
-        return margin(logits, y) if objective == "margin" else criterion(logits, y), logits
+        return margin(logits, y) if objective == "margin" else loss_of(criterion, logits, y, build), logits
 
     gradient, logits = jax.grad(value, has_aux=True)(x)
     return logits, gradient

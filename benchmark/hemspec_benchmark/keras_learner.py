@@ -89,6 +89,7 @@ class Learner:
         )
         self.model.compile(self.optimizer, LOSSES[build.loss].build(hemspec.keras, build.counts, ignore_class=-100))
         self.optimizer.build(self.model.trainable_variables)
+        self.over_batch = build.over_batch and len(logits.shape) == 2
         self.epoch = tf.function(self._epoch, reduce_retracing=True)
         self.evaluate = tf.function(lambda x: tf.cast(self.model(x, training=False), tf.float32))
         self.attack = tf.function(self._attack)
@@ -138,7 +139,10 @@ class Learner:
                 if groups is not None:
                     logits = tf.reshape(logits, (-1, self.build.heads, self.build.classes // self.build.heads))
                     logits = tf.gather(logits, groups[step], batch_dims=1)
-                loss = self.model.compute_loss(y=labels[step], y_pred=logits)
+                y = labels[step]
+                if self.over_batch:
+                    y, logits = y[None], logits[None]
+                loss = self.model.compute_loss(y=y, y_pred=logits)
             variables = self.model.trainable_variables
             gradients = tape.gradient(loss, [variable.value for variable in variables])
             norms = norms.write(step, tf.linalg.global_norm(gradients))
@@ -157,7 +161,10 @@ class Learner:
         with tf.GradientTape() as tape:
             tape.watch(images)
             logits = tf.cast(self.model(images, training=False), tf.float32)
-            value = margin(logits, labels) if objective == "margin" else self.model.loss(labels, logits)
+            if objective == "margin":
+                value = margin(logits, labels)
+            else:
+                value = self.model.loss(*((labels[None], logits[None]) if self.over_batch else (labels, logits)))
         return logits, tape.gradient(value, images)
 
 

@@ -30,6 +30,8 @@ class Build:
     loss: str
     class_counts: tuple[int, ...]
     """What the loss's constants are made of."""
+    over_batch: bool = False
+    """The loss sees samples with one label each, (N, C), as the positions of one image."""
     heads: int = 1
     """The outputs are so many classifiers side by side; each sample belongs to one (task-incremental learning)."""
     momentum: float = 0.9

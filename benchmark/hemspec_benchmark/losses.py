@@ -25,10 +25,15 @@ class Loss:
     needs: Callable[[Counts], tuple[int, ...]] = lambda counts: ()
     """What `arguments` reads of the class counts, and would give the same for: frameworks compile once for it."""
 
+    over_batch: bool = False
+    """Whether samples with one label each, (N, C), are given as the positions of one image."""
+
     def reference(self, class_counts: Counts) -> Callable[[Any, Any], Any]:
         """The loss in NumPy, with the arguments for this training set."""
-        function = getattr(hemspec, self.function_name)
-        return lambda logits, labels: function(logits, labels, **self.arguments(class_counts))
+        function, arguments = getattr(hemspec, self.function_name), self.arguments(class_counts)
+        if self.over_batch:
+            return lambda z, y: function(z[None], y[None], **arguments) if z.ndim == 2 else function(z, y, **arguments)
+        return lambda z, y: function(z, y, **arguments)
 
     def build(self, backend: Any, class_counts: Counts, **options: Any) -> Any:
         """The loss of a backend, given its module (``hemspec.torch``, ...)."""
@@ -61,6 +66,9 @@ LOSSES: Final = {
     "logitnorm": Loss("LogitNorm", "logit_norm_loss", "LogitNormLoss"),
     "la": Loss("LA", "logit_adjusted_loss", "LogitAdjustedLoss", lambda counts: {"class_counts": counts}, _each),
     "dice": Loss("Dice", "dice_loss", "DiceLoss"),
+    "dice-batch": Loss("Dice, over the batch", "dice_loss", "DiceLoss", over_batch=True),
+    "logitnorm-0.1": Loss("LogitNorm, 0.1", "logit_norm_loss", "LogitNormLoss", lambda counts: {"temperature": 0.1}),
+    "logitnorm-0.2": Loss("LogitNorm, 0.2", "logit_norm_loss", "LogitNormLoss", lambda counts: {"temperature": 0.2}),
     "hem-margin-1": Loss("HEM, margin 1", "hem_loss", "HEMLoss", lambda counts: {"margin": 1.0}),
 }
 """In the order of the tables. MM keeps its usual margin of 1, focal gamma = 2, LogitNorm a temperature of 0.04."""
@@ -74,5 +82,7 @@ def described(class_counts: Counts) -> dict[str, dict[str, Any]]:
     }
 
 
-COMPARED: Final = tuple(name for name in LOSSES if name != "hem-margin-1")
-"""The losses of the run itself. HEM with a fixed margin is there to find out what the margin does."""
+ASIDE: Final = ("dice-batch", "logitnorm-0.1", "logitnorm-0.2", "hem-margin-1")
+"""Dice as its authors would have it for single labels, LogitNorm with other temperatures, HEM with a fixed margin."""
+COMPARED: Final = tuple(name for name in LOSSES if name not in ASIDE)
+"""The losses of the run itself."""

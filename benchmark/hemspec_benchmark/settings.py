@@ -197,6 +197,15 @@ VARIANTS: Final[dict[str, Any]] = (
 """Explorations: one thing changed, to find out why losses differ. Never part of the comparison itself."""
 
 
+WAYS: Final = ("sgd", "clipped", "adam")
+"""How the arms of the comparison train: the first word of their variants, see `hemspec_benchmark.arms`."""
+
+
+def is_compared(variant: str) -> bool:
+    """Whether a cell is part of the comparison, and not there to explore or to choose by."""
+    return not variant or variant.split()[0] in WAYS
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to run."""

@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from hemspec_benchmark.losses import LOSSES
-from hemspec_benchmark.settings import Cell, Rules
+from hemspec_benchmark.settings import Cell, Rules, is_compared
 
 Document = dict[str, Any]
 SCHEMA: Final = 2
@@ -148,8 +148,8 @@ def document(
 def separate(cells: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The comparison, and the explorations beside it."""
     return {
-        "cells": [entry for entry in cells if not entry["variant"]],
-        "explorations": [entry for entry in cells if entry["variant"]],
+        "cells": [entry for entry in cells if is_compared(entry["variant"])],
+        "explorations": [entry for entry in cells if not is_compared(entry["variant"])],
     }
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -124,7 +126,7 @@ class Learner:
             logits = self._forward(x[step])
             if heads is not None:
                 logits = logits.reshape(len(logits), self.build.heads, -1)[torch.arange(len(logits)), heads[step]]
-            loss = self.criterion(logits, y[step])
+            loss = self._loss(logits, y[step])
             loss.backward()
             norms.append(nn.utils.get_total_norm([p.grad for p in self.network.parameters() if p.grad is not None]))
             if self.build.clip is not None:
@@ -145,13 +147,18 @@ class Learner:
         def attack(images: Array, labels: Array) -> tuple[Array, Array]:
             x, y = self._images(images).requires_grad_(), self._labels(labels)
             logits = self._forward(x)
-            value = margin(logits, y) if objective == "margin" else self.criterion(logits, y)
+            value = margin(logits, y) if objective == "margin" else self._loss(logits, y)
             (gradient,) = torch.autograd.grad(value, x)
             return self._numpy(logits.detach()), self._numpy(gradient)
 
         self.network.eval()
         logits, gradient = in_batches(attack, self.build.evaluation_batch, images, labels)
         return logits, gradient
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Any:
+        if self.build.over_batch and logits.ndim == 2:
+            logits, labels = logits.T[None], labels[None]
+        return self.criterion(logits, labels)
 
     def _forward(self, x: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.build.mixed_precision):

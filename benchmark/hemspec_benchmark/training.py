@@ -88,6 +88,7 @@ class Workshop:
             classes=data.num_classes,
             loss=loss,
             class_counts=LOSSES[loss].needs(data.class_counts if counts is None else counts),
+            over_batch=LOSSES[loss].over_batch,
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
             optimizer=recipe.optimizer,

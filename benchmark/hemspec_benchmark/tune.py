@@ -41,7 +41,7 @@ from hemspec_benchmark import tasks
 from hemspec_benchmark.settings import DIGITS, TASKS, Cell, Protocol, Recipe
 from hemspec_benchmark.training import Workshop
 
-Key = TypeVar("Key", float, tuple[int, float])
+Key = TypeVar("Key", float, tuple[int, float], tuple[float, int])
 Part = Literal["classification", "continual", "segmentation"]
 
 GRIDS: Final[dict[Part, tuple[tuple[int, ...], tuple[float, ...]]]] = {

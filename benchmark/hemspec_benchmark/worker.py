@@ -22,7 +22,8 @@ from typing import Any
 
 import hemspec
 from hemspec_benchmark import tasks
-from hemspec_benchmark.settings import VARIANTS, Cell, Protocol
+from hemspec_benchmark.arms import varied
+from hemspec_benchmark.settings import Cell, Protocol
 from hemspec_benchmark.store import plain
 from hemspec_benchmark.tasks import Outcome
 from hemspec_benchmark.training import Clock, Workshop
@@ -58,8 +59,7 @@ def begin(backend: str, options: dict[str, Any]) -> Work:
 
     def do(cell: Cell) -> Outcome:
         if cell.variant not in workshops:
-            changed = VARIANTS[cell.variant](protocol) if cell.variant else protocol
-            workshops[cell.variant] = Workshop(backend, changed, data_dir)
+            workshops[cell.variant] = Workshop(backend, varied(protocol, cell.variant), data_dir)
         return tasks.run(workshops[cell.variant], cell)
 
     return do

@@ -111,6 +111,10 @@ CASES: dict[str, Case] = {
         build_of("small-without-norm", IMAGE, 10, "hem-mean"),
         [("start", WITHOUT_NORM), PREDICT, *ATTACKS, *CHANGED_RATE],
     ),
+    "dice": (
+        build_of("small", IMAGE, 10, "dice-batch", over_batch=True),
+        [("start", SMALL), PREDICT, *ATTACKS, *CHANGED_RATE],
+    ),
     "heads": (
         build_of("small", IMAGE, 12, heads=3),
         [("start", HEADS), ("fit", X[:3], Y[:3] % 4, RATE, GROUPS[:3])],
