@@ -137,7 +137,7 @@ class Equivalence:
         return {single.loss: single for single in by_size}
 
     def __str__(self) -> str:
-        low, high = self.answer.found.interval
+        low, high = self.answer.decisive.interval
         verdict = f"equivalent within {100 * EQUIVALENT.margin:g} point"
         verdict = verdict if self.answer.word == "holds" else f"not shown to be {verdict}"
         ends = " to ".join(f"{100 * end:+.2f}".replace("-", "−") for end in (low, high))

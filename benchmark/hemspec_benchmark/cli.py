@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hemspec_benchmark import datasets, report, store, tune, unknowns
+from hemspec_benchmark import claims_table, datasets, report, store, tune, unknowns
 from hemspec_benchmark.agreement import agreement
 from hemspec_benchmark.datasets import DataError, Dataset, Scenario
 from hemspec_benchmark.learner import BACKENDS
@@ -334,6 +334,21 @@ def report_command(
             console.print(f"{len(again)} pictures in {refresh} are made again.")
         if output is not None:
             write_small_report(small, document, output) if small else write_report(document, output)
+
+
+@app.command(
+    epilog="""Example:\n
+      hemspec-benchmark claims results/run/results.json"""
+)
+def claims(
+    result: Annotated[Path, typer.Argument(metavar="RESULT", help="Of the whole run, .json or .json.gz.")],
+) -> None:
+    """A line for each claim of the paper: verdict, effect, interval, corrected p, seeds, and seeds that would decide.
+
+    The rules are those of benchmark/PROTOCOL.md: two families of questions, each corrected together.
+    """
+    with errors():
+        console.print(claims_table.table(store.read(result)))
 
 
 @app.command(name="tune")

@@ -93,38 +93,57 @@ def p_value(question: Question, found: Paired) -> float:
     return min(1.0, 2.0 * one_sided)
 
 
+def against(question: Question, found: Paired) -> float:
+    """The two-sided p of the opposite: worse, worse by more than the margin, further apart than the margin."""
+    if question.kind == "better":
+        one_sided = found.below(0.0)
+    elif question.kind == "no worse":
+        one_sided = found.below(-question.margin)
+    else:
+        one_sided = min(found.beyond(question.margin), found.below(-question.margin))
+    return min(1.0, 2.0 * one_sided)
+
+
 @dataclass(frozen=True)
 class Answer:
-    """What became of a question."""
+    """What became of a question that was asked of one difference, or of several that all have to agree."""
 
     question: Question
-    found: Paired
+    found: tuple[Paired, ...]
     corrected: float
-    """Its p after Holm's correction over its family."""
+    """The largest p of all differences, after Holm's correction over the family."""
+
+    @property
+    def decisive(self) -> Paired:
+        """The difference with the largest p: the one that speaks least for the claim."""
+        return max(self.found, key=lambda one: (one.mean <= 0.0, p_value(self.question, one)))
 
     @property
     def word(self) -> Word:
         """By the rules of the protocol."""
-        question, (low, high) = self.question, self.found.interval
-        if self.corrected < ALPHA and (question.kind != "better" or self.found.mean > 0.0):
-            enough = question.kind != "better" or self.found.mean >= question.at_least
+        question, directed = self.question, self.question.kind == "better"
+        if self.corrected < ALPHA and not (directed and any(one.mean <= 0.0 for one in self.found)):
+            enough = not directed or all(one.mean >= question.at_least for one in self.found)
             return "holds" if enough else "open"
-        against = {
-            "better": self.corrected < ALPHA,
-            "no worse": high < -question.margin,
-            "alike": low > question.margin or high < -question.margin,
-        }
-        if against[question.kind]:
+        # Each of several could speak against it: their number is corrected for.
+        alone = len(self.found) == 1
+        opposite = min(against(question, one) for one in self.found) * len(self.found)
+        if (self.corrected if directed and alone else opposite) < ALPHA:
             return "does not hold"
-        if question.kind == "better" and -question.margin < low and high < question.margin:
+        low, high = self.decisive.interval
+        if directed and alone and -question.margin < low and high < question.margin:
             return "equivalent"
         return "open"
 
 
-def answers(asked: Sequence[tuple[Question, Paired]]) -> list[Answer]:
+def answers(asked: Sequence[tuple[Question, Paired | Sequence[Paired]]]) -> list[Answer]:
     """A family: all its questions, corrected together."""
-    corrected = holm([p_value(question, found) for question, found in asked])
-    return [Answer(question, found, p) for (question, found), p in zip(asked, corrected, strict=True)]
+    all_found = [(found,) if isinstance(found, Paired) else tuple(found) for _, found in asked]
+    questions = [question for question, _ in asked]
+    largest = [
+        max(p_value(question, one) for one in found) for question, found in zip(questions, all_found, strict=True)
+    ]
+    return [Answer(*one) for one in zip(questions, all_found, holm(largest), strict=True)]
 
 
 # How many seeds
@@ -133,6 +152,8 @@ def answers(asked: Sequence[tuple[Question, Paired]]) -> list[Answer]:
 def seeds_to_decide(answer: Answer, tests: int) -> int | None:
     """The fewest seeds of a new run that decides with a chance of 80 % if mean and spread are those that were seen.
 
+    Where several differences have to agree, as many as the slowest of them needs.
+
     Args:
         answer: an open one.
         tests: of its family; each is asked at 5 % by their number, which is what Holm's correction asks at most.
@@ -140,10 +161,14 @@ def seeds_to_decide(answer: Answer, tests: int) -> int | None:
     Returns:
         None where more than `MOST_SEEDS` are needed.
     """
-    spread = float(np.std(answer.found.values, ddof=1))
+    needed = [_seeds_for(answer.question, one, tests) for one in answer.found]
+    return None if None in needed else max(one for one in needed if one is not None)
+
+
+def _seeds_for(question: Question, found: Paired, tests: int) -> int | None:
+    spread, mean = float(np.std(found.values, ddof=1)), found.mean
     if spread == 0.0:
         return 2
-    question, mean = answer.question, answer.found.mean
     chances: list[Callable[[int], float]] = []
     if question.kind == "better":
         chances = [

@@ -67,7 +67,7 @@ def test_the_parent_imports_no_framework() -> None:
 
 def test_help_lists_the_commands_and_needs_no_argument() -> None:
     for result in call("--help"), call():
-        for command in ("quick", "run", "swap", "merge", "report", "tune"):
+        for command in ("quick", "run", "swap", "select", "merge", "report", "claims", "tune"):
             assert f" {command} " in said(result)
 
 
@@ -82,6 +82,8 @@ def test_help_lists_the_commands_and_needs_no_argument() -> None:
             "--architecture --device --mixed-precision --budget --output --processes",
         ),
         ("swap", "hemspec-benchmark swap --part 1/2 --output a", "--part --budget --output --processes"),
+        ("select", "hemspec-benchmark select --output results/selection", "--budget --output --processes"),
+        ("claims", "hemspec-benchmark claims results/run/results.json", "--help"),
         ("merge", "hemspec-benchmark merge a/results.json", "--output"),
         ("report", "hemspec-benchmark report results/full/results.json", "--output --readme --refresh --check"),
         ("tune", "how the hyper-parameters were chosen", "--part --seeds --backend"),

@@ -79,6 +79,30 @@ def test_much_better_asks_for_its_size_too() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("means", "word"),
+    [
+        ((0.03, 0.04, 0.05), "holds"),
+        ((0.03, 0.04, 0.001), "open"),  # one of them is not decided
+        ((0.03, 0.04, -0.03), "does not hold"),  # one of them is the other way
+    ],
+)
+def test_several_have_to_agree(means: tuple[float, ...], word: str) -> None:
+    parts = [differences(mean, seed=seed) for seed, mean in enumerate(means)]
+    (answer,) = answers([(BETTER, parts)])
+    assert answer.word == word
+    assert answer.decisive is min(parts, key=lambda one: one.mean)
+    if word == "open":
+        needed = seeds_to_decide(answer, tests=1)
+        assert needed == seeds_to_decide(answers([(BETTER, parts[2])])[0], tests=1)
+
+
+def test_what_is_worse_before_the_correction_alone_can_be_equivalent() -> None:
+    slightly_worse = differences(-0.007)
+    assert p_value(BETTER, slightly_worse) < 0.05
+    assert Answer(BETTER, (slightly_worse,), corrected=0.2).word == "equivalent"
+
+
 def test_a_family_is_corrected_together() -> None:
     """Holm by hand: the smallest p times three, the next times two, never falling."""
     asked = [(BETTER, differences(mean)) for mean in (0.009, 0.0065, 0.02)]
@@ -93,12 +117,12 @@ def test_a_family_is_corrected_together() -> None:
 
 
 def test_the_seeds_that_would_decide_are_those_of_a_power_calculation() -> None:
-    open_ = Answer(BETTER, differences(0.06, 0.1), corrected=0.2)
+    open_ = Answer(BETTER, (differences(0.06, 0.1),), corrected=0.2)
     needed = seeds_to_decide(open_, tests=6)
     usual = TTestPower().solve_power(effect_size=0.6, power=0.8, alpha=0.05 / 6)
     assert needed == int(np.ceil(usual))
     # Not inferior: the effect is the distance to the margin.
-    worse = Answer(NO_WORSE, differences(-0.01, 0.03), corrected=0.2)
+    worse = Answer(NO_WORSE, (differences(-0.01, 0.03),), corrected=0.2)
     assert seeds_to_decide(worse, tests=1) == int(np.ceil(TTestPower().solve_power(1 / 3, power=0.8, alpha=0.05)))
 
 
@@ -106,13 +130,13 @@ def test_the_seeds_that_would_decide_are_those_of_a_power_calculation() -> None:
 def test_so_many_seeds_do_decide(question: Question, mean: float) -> None:
     """Drawn anew: eight of ten runs of that size are decided, and not of half of it."""
     spread = 0.03
-    needed = seeds_to_decide(Answer(question, differences(mean, spread), corrected=1.0), tests=1)
+    needed = seeds_to_decide(Answer(question, (differences(mean, spread),), corrected=1.0), tests=1)
     assert needed is not None
 
     def decided(n: int) -> float:
         rng = np.random.default_rng(1)
         drawn = [Paired(tuple(rng.normal(mean, spread, n))) for _ in range(400)]
-        words = [Answer(question, one, p_value(question, one)).word for one in drawn]
+        words = [Answer(question, (one,), p_value(question, one)).word for one in drawn]
         return float(np.mean([word in ("holds", "equivalent") for word in words]))
 
     assert 0.74 < decided(needed) < 0.9
@@ -120,8 +144,8 @@ def test_so_many_seeds_do_decide(question: Question, mean: float) -> None:
 
 
 def test_what_no_number_of_seeds_decides() -> None:
-    assert seeds_to_decide(Answer(NO_WORSE, differences(-0.02, 0.05), corrected=1.0), tests=1) is None
-    assert seeds_to_decide(Answer(BETTER, Paired((0.0, 0.0, 0.0)), corrected=1.0), tests=1) == 2
+    assert seeds_to_decide(Answer(NO_WORSE, (differences(-0.02, 0.05),), corrected=1.0), tests=1) is None
+    assert seeds_to_decide(Answer(BETTER, (Paired((0.0, 0.0, 0.0)),), corrected=1.0), tests=1) == 2
 
 
 def test_a_composite_is_the_mean_of_its_parts_by_seed() -> None:

@@ -1,0 +1,82 @@
+"""The claims in a table: in Markdown for the pages, for the terminal, from the document alone."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from rich.table import Table
+
+from hemspec_benchmark.composites import Results
+from hemspec_benchmark.findings import p_value
+from hemspec_benchmark.inference import MOST_SEEDS, Paired
+from hemspec_benchmark.store import Document, StoreError
+from hemspec_benchmark.verdicts import FIRST, REPLACES, SECOND, Verdict, decide, replaces
+
+HEAD: Final = ("claim", "verdict", "points [95 %]", "p", "seeds", "would decide", "beside")
+
+
+def results(document: Document) -> Results:
+    """The document, if it is whole.
+
+    Raises:
+        StoreError: cells are missing; without them no difference is looked at.
+    """
+    found = Results(document)
+    if found.missing:
+        raise StoreError(f"{found.missing} cells of the run are missing; before all are there no claim is decided")
+    return found
+
+
+def rows(document: Document) -> list[tuple[str, ...]]:
+    """A line for each claim: the first family, the second, and the claim of all together."""
+    found = results(document)
+    verdicts = [*decide(found, FIRST, "paper"), *decide(found, SECOND, "best rate")]
+    word, answers = replaces(found)
+    weakest = [f"{answer.question.text}: {answer.word}" for answer in answers.values() if answer.word != "holds"]
+    return [*map(row, verdicts), (REPLACES, word, "", "", "", "", "; ".join(weakest))]
+
+
+def row(verdict: Verdict) -> tuple[str, ...]:
+    """Of several differences the one that speaks least for the claim."""
+    decisive = verdict.answer.decisive
+    needed = ""
+    if verdict.word == "open":
+        needed = str(verdict.needed) if verdict.needed is not None else f"more than {MOST_SEEDS:,}"
+    return (
+        verdict.claim.question.text,
+        verdict.word,
+        interval(decisive),
+        p_value(verdict.answer.corrected),
+        str(decisive.count),
+        needed,
+        "; ".join(notes(verdict)),
+    )
+
+
+def notes(verdict: Verdict) -> list[str]:
+    """What the protocol wants said beside a decision."""
+    said = [f"{name}: {word}" for name, word in verdict.otherwise.items() if word != verdict.word]
+    return [*said, *([f"overlapping splits corrected for: {verdict.turned}"] if verdict.turned else [])]
+
+
+def interval(found: Paired) -> str:
+    """``+1.2 [+0.3, +2.1]``, in points."""
+    numbers = (found.mean, *found.interval)
+    mean, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in numbers)
+    return f"{mean} [{low}, {high}]"
+
+
+def markdown(document: Document) -> str:
+    """For a page."""
+    lines = [HEAD, ("---",) * len(HEAD), *rows(document)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def table(document: Document) -> Table:
+    """For the terminal."""
+    made = Table(title="The paper's claims", caption="p after Holm's correction; beside: what the decision hangs on")
+    for name in HEAD:
+        made.add_column(name)
+    for line in rows(document):
+        made.add_row(*line)
+    return made
