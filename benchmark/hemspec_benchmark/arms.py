@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import groupby, product
 from statistics import mean, stdev
 from typing import Any, ClassVar, Final, Literal
 
@@ -176,7 +176,19 @@ def compared(records: Records) -> list[Cell]:
         if part == "classification":
             chooses = TUNINGS["sgd"][part].seeds
             cells += [Cell("rejection", "far", name, "jax", seed, TUNING + text) for seed in chooses]
-    return list(dict.fromkeys(cells))
+    return list(dict.fromkeys(cells)) + in_other_frameworks(records)
+
+
+def in_other_frameworks(records: Records) -> list[Cell]:
+    """The arm "paper" once more, with two seeds: do the frameworks agree?"""
+    return [
+        Cell(*setting, name, backend, seed, text)
+        for seed in SEEDS[:2]
+        for part, loss in product(SETTINGS, LOSSES)
+        for name, text in [trained_as(records, "paper", part, loss)]
+        for setting in SETTINGS[part]
+        for backend in ("torch", "keras")
+    ]
 
 
 @dataclass(frozen=True)
@@ -185,7 +197,7 @@ class ArmsPlan:
 
     work: tuple[Cell, ...]
     protocol: Protocol = CONFIRMING
-    backends: tuple[str, ...] = ("jax",)
+    backends: tuple[str, ...] = ("jax", "torch", "keras")
     worker: ClassVar[str] = "hemspec_benchmark.worker"
 
     def cells(self) -> list[Cell]:
@@ -198,9 +210,18 @@ class ArmsPlan:
         return (cell.seed, cell.loss, cell.variant)
 
 
-def plans(records: Records) -> Iterator[ArmsPlan]:
-    """First what chooses the rates, then the comparison at them; the second follows from the records of the first."""
-    first = tuple(tuning())
-    yield ArmsPlan(first)
+def plans(records: Records, number: int = 1, of: int = 1) -> Iterator[ArmsPlan]:
+    """First what chooses the rates, then the comparison at them; the second follows from the records of the first.
+
+    With `of` parts, the `number`-th of each; the second plan needs what all parts of the first gave.
+    """
+    first = tuning()
+    yield ArmsPlan(part(first, number, of))
     if all(cell in records for cell in first):
-        yield ArmsPlan(tuple(compared(records)))
+        yield ArmsPlan(part(compared(records), number, of))
+
+
+def part(cells: Sequence[Cell], number: int, of: int) -> tuple[Cell, ...]:
+    """Every `of`-th block that shares trainings, beginning with the `number`-th."""
+    blocks = [list(block) for _, block in groupby(cells, key=ArmsPlan.shared)]
+    return tuple(cell for block in blocks[number - 1 :: of] for cell in block)

@@ -18,8 +18,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hemspec_benchmark import claims_table, datasets, report, store, tune, unknowns
+from hemspec_benchmark import arms, claims_table, datasets, report, store, tune, unknowns
 from hemspec_benchmark.agreement import agreement
+from hemspec_benchmark.arms import CONFIRMING
+from hemspec_benchmark.composites import Results
 from hemspec_benchmark.datasets import DataError, Dataset, Scenario
 from hemspec_benchmark.learner import BACKENDS
 from hemspec_benchmark.losses import COMPARED, LOSSES, described
@@ -91,6 +93,8 @@ Budget = Annotated[
     typer.Option(min=0, metavar="MINUTES", show_default="none", help="Begin nothing new after so many minutes."),
 ]
 
+WorkPart = Annotated[str, typer.Option("--part", metavar="K/N", help="One of N parts of the work; then merge.")]
+
 console = Console()
 app = typer.Typer(
     help="The tasks of the HEM paper with every loss in every framework: which of its claims hold here?",
@@ -126,15 +130,57 @@ def quick(
 @app.command(
     name="run",
     epilog="""Examples:\n
-      hemspec-benchmark run --output results/full\n
-      hemspec-benchmark run --explore --output results/full      also what learning rate, length and batch norm do\n
-      hemspec-benchmark run --task continual --loss ce --loss hem --backend jax --seeds 20\n
-      hemspec-benchmark run --first-seed 5 --seeds 5 --output b  seeds 5 to 9, on a second machine; then merge\n
-      hemspec-benchmark run --budget 60                          no cell is begun after an hour; run again to go on\n
-      hemspec-benchmark run --data cifar10 --data-dir ~/data --device gpu --mixed-precision --seeds 3\n
-      hemspec-benchmark run --data my.npz --epochs 30 --task accuracy --task rejection""",
+      hemspec-benchmark run --output results/run\n
+      hemspec-benchmark run --budget 60                      no cell is begun after an hour; run again to go on\n
+      hemspec-benchmark run --part 1/2 --output a            half of the work, on one of two machines. When both have\n
+      hemspec-benchmark merge a/results.json b/results.json --output both.json       chosen rates: merge,\n
+      hemspec-benchmark run --part 1/2 --output a --add both.json                    go on on both, and merge again""",
 )
 def run_command(
+    part: WorkPart = "1/1",
+    add: Annotated[
+        list[Path] | None,
+        typer.Option("--add", metavar="RESULT", help="What other machines have done already; repeat for more."),
+    ] = None,
+    budget: Budget = None,
+    output: Output = Path("results/run"),
+    processes: Processes = None,
+) -> None:
+    """The run that decides the paper's claims, by benchmark/PROTOCOL.md: hours on a CPU.
+
+    On the digits: first what chooses the rates, then every arm, loss and seed. Goes on where an earlier run into the
+    same folder stopped. Then: hemspec-benchmark claims.
+    """
+    number, of = read_part(part)
+    end = time.monotonic() + seconds(budget)
+    planned = list[Cell]()
+    with errors(), closing(Store(output, CONFIRMING)) as kept:
+        for path in add or []:
+            kept.take(store.read(path))
+        with written(
+            kept, CONFIRMING, planned, output, described(datasets.divided("digits", arms.SEEDS[0]).class_counts)
+        ) as document:
+            for plan in arms.plans(kept.records, number, of):
+                planned.extend(plan.cells())
+                left = max(0.0, end - time.monotonic())
+                run_with_progress(plan, kept, Options(processes=processes or 0, budget=left))
+        if lacking := Results(document).missing:
+            console.print(f"{lacking} cells of the run are missing; run the same command again to go on, or merge.")
+        else:
+            console.print(claims_table.table(document))
+
+
+@app.command(
+    name="train",
+    epilog="""Examples:\n
+      hemspec-benchmark train --explore --output results/mine      also what learning rate, length and batch norm do\n
+      hemspec-benchmark train --task continual --loss ce --loss hem --backend jax --seeds 20\n
+      hemspec-benchmark train --first-seed 5 --seeds 5 --output b  seeds 5 to 9, on a second machine; then merge\n
+      hemspec-benchmark train --budget 60                          no cell is begun after an hour; run again to go on\n
+      hemspec-benchmark train --data cifar10 --data-dir ~/data --device gpu --mixed-precision --seeds 3\n
+      hemspec-benchmark train --data my.npz --epochs 30 --task accuracy --task rejection""",
+)
+def train_command(
     task: Tasks = None,
     loss: Losses = None,
     backend: Backends = None,
@@ -184,10 +230,10 @@ def run_command(
         bool, typer.Option("--mixed-precision", help="Convolutions and linear layers in bfloat16.")
     ] = False,
     budget: Budget = None,
-    output: Output = Path("results/run"),
+    output: Output = Path("results/mine"),
     processes: Processes = None,
 ) -> None:
-    """The full run, on the digits or your own data: as many seeds as statistics need.
+    """The six tasks on the digits or your own data, as you ask: with the rates of one protocol for all losses.
 
     Goes on where an earlier run into the same folder stopped. An .npz file has the arrays train_images, train_labels,
     test_images and test_labels: images (N, H, W) or (N, H, W, channels), uint8 or float in 0 to 1; labels (N,) from 0.
@@ -225,7 +271,7 @@ def run_command(
       hemspec-benchmark swap --budget 60                  nothing is begun after an hour; run again to go on""",
 )
 def swap_command(
-    part: Annotated[str, typer.Option(metavar="K/N", help="Every N-th training, beginning with the K-th.")] = "1/1",
+    part: WorkPart = "1/1",
     budget: Budget = None,
     output: Output = Path("results/swap"),
     processes: Processes = None,
@@ -235,14 +281,12 @@ def swap_command(
     Optimizers, schedules, clipping and networks, each at the rate that suits cross-entropy; in JAX, on the digits,
     MNIST's 5,000 and scenes. Goes on where an earlier run into the same folder stopped.
     """
-    number, _, of = part.partition("/")
-    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
-        raise typer.BadParameter(f"--part is {part!r}; expected K/N with K from 1 to N, as 1/2")
+    number, of = read_part(part)
     end = time.monotonic() + seconds(budget)
     matrix, planned = Matrix(), list[Cell]()
     with errors(), closing(Store(output, matrix)) as kept:
         with written(kept, matrix, planned, output, candidates()) as document:
-            for plan in swap.plans(kept.records, matrix, swap.part(int(number), int(of))):
+            for plan in swap.plans(kept.records, matrix, swap.part(number, of)):
                 planned.extend(plan.cells())
                 left = max(0.0, end - time.monotonic())
                 run_with_progress(plan, kept, Options(processes=processes or 0, budget=left))
@@ -375,6 +419,14 @@ def tune_command(
         chosen = tune.choose(points).recipe
         console.print(table)
         console.print(f"The rule takes {chosen.epochs} epochs at a rate of {chosen.learning_rate:g}.")
+
+
+def read_part(text: str) -> tuple[int, int]:
+    """``"1/2"``: the first of two."""
+    number, _, of = text.partition("/")
+    if not (number.isdigit() and of.isdigit() and 1 <= int(number) <= int(of)):
+        raise typer.BadParameter(f"--part is {text!r}; expected K/N with K from 1 to N, as 1/2")
+    return int(number), int(of)
 
 
 def seconds(budget: float | None) -> float:

@@ -51,8 +51,9 @@ class Store:
         self._file = self.path.open("a+b")
         self.machines: list[dict[str, Any]] = []
         self.records: dict[Cell, dict[str, Any]] = {}
+        self.header = {"schema": SCHEMA, "protocol": protocol.as_json()}
         try:
-            self._open(folder, {"schema": SCHEMA, "protocol": protocol.as_json()}, anew)
+            self._open(folder, self.header, anew)
         except BaseException:
             self.close()
             raise
@@ -83,6 +84,20 @@ class Store:
         entry = plain({**asdict(cell), "machine": self.machines.index(machine), **record})
         self.records[cell] = entry
         self._write(entry)
+
+    def take(self, document: Document) -> None:
+        """Keep the cells of a result that are not there yet.
+
+        Raises:
+            StoreError: it is of another protocol.
+        """
+        if document["protocol"] != self.header["protocol"]:
+            where = difference(document["protocol"], self.header["protocol"])
+            raise StoreError(f"what is to be added was run under another protocol: {where}")
+        for entry in [*document["cells"], *document["explorations"]]:
+            if (cell := cell_of(entry)) not in self.records:
+                record = {name: value for name, value in entry.items() if name not in (*KEY, "machine")}
+                self.add(cell, document["machines"][entry["machine"]], record)
 
     def _read(self) -> dict[str, Any] | None:
         self._file.seek(0)

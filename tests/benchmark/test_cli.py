@@ -67,7 +67,7 @@ def test_the_parent_imports_no_framework() -> None:
 
 def test_help_lists_the_commands_and_needs_no_argument() -> None:
     for result in call("--help"), call():
-        for command in ("quick", "run", "swap", "select", "merge", "report", "claims", "tune"):
+        for command in ("quick", "run", "train", "swap", "select", "merge", "report", "claims", "tune"):
             assert f" {command} " in said(result)
 
 
@@ -76,11 +76,12 @@ def test_help_lists_the_commands_and_needs_no_argument() -> None:
     [
         ("quick", "hemspec-benchmark quick --task robustness --loss ce", "--task --loss --backend --seeds --output"),
         (
-            "run",
-            "hemspec-benchmark run --data cifar10 --data-dir",
+            "train",
+            "hemspec-benchmark train --data cifar10 --data-dir",
             "--task --loss --backend --seeds --first-seed --explore --data --data-dir --epochs --learning-rate "
             "--architecture --device --mixed-precision --budget --output --processes",
         ),
+        ("run", "hemspec-benchmark run --part 1/2 --output a --add both.json", "--part --add --budget --output"),
         ("swap", "hemspec-benchmark swap --part 1/2 --output a", "--part --budget --output --processes"),
         ("select", "hemspec-benchmark select --output results/selection", "--budget --output --processes"),
         ("claims", "hemspec-benchmark claims results/run/results.json", "--help"),
@@ -102,7 +103,7 @@ def test_help_explains_options_and_gives_examples(command: str, example: str, op
     ["--loss hinge", "--backend mxnet", "--task sorting", "--seeds 0", "--epochs many", "--device tpu", "--budget -1"],
 )
 def test_a_bad_choice_is_named(arguments: str, untrained: None) -> None:
-    result = call("run", *arguments.split())
+    result = call("train", *arguments.split())
     assert result.exit_code == 2
     assert f"Invalid value for '{arguments.split()[0]}'" in said(result)
 
@@ -138,7 +139,7 @@ def test_bad_input_is_refused(
     monkeypatch.chdir(tmp_path)
     if "segmentation" in arguments:
         archived("cifar10", cifar_files("cifar10", each=30), tmp_path)
-    assert message in refused(call("run", *arguments.split(), "--output", "out"))
+    assert message in refused(call("train", *arguments.split(), "--output", "out"))
     assert not (tmp_path / "out").exists()
 
 
@@ -162,14 +163,14 @@ def test_data_that_will_not_do_is_refused(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_npz(Path("bad.npz"), **changes)
-    assert message in refused(call("run", "--data", "bad.npz", *arguments.split(), "--output", "out"))
+    assert message in refused(call("train", "--data", "bad.npz", *arguments.split(), "--output", "out"))
     assert not (tmp_path / "out").exists()
 
 
 def test_results_under_another_protocol_are_not_touched(untrained: None, tmp_path: Path) -> None:
-    call("run", "--budget", 0, "--output", tmp_path)  # says that training has begun, and leaves its folder
+    call("train", "--budget", 0, "--output", tmp_path)  # says that training has begun, and leaves its folder
     content = (tmp_path / store.FILE).read_bytes()
-    message = refused(call("run", "--epochs", 3, "--output", tmp_path))
+    message = refused(call("train", "--epochs", 3, "--output", tmp_path))
     assert "holds a run under another protocol (classification.epochs is 15, not 3)" in message
     assert (tmp_path / store.FILE).read_bytes() == content
 
@@ -209,7 +210,7 @@ def test_cifar_from_the_archive_to_the_report(tmp_path: Path) -> None:
     """The usual ResNet-18 on the real format, one epoch."""
     archived("cifar10", cifar_files("cifar10", each=26, test=10), tmp_path)
     result = call(
-        *("run", "--data", "cifar10", "--data-dir", tmp_path, "--device", "cpu", "--epochs", 1, "--seeds", 1),
+        *("train", "--data", "cifar10", "--data-dir", tmp_path, "--device", "cpu", "--epochs", 1, "--seeds", 1),
         *("--task", "accuracy", "--loss", "ce", "--loss", "hem", "--backend", "torch", "--output", tmp_path / "out"),
     )
     assert result.exit_code == 0, result.output
@@ -226,7 +227,7 @@ def test_cifar_from_the_archive_to_the_report(tmp_path: Path) -> None:
 def test_cifar_in_every_task_but_the_scenes(backend: str, tmp_path: Path) -> None:
     archived("cifar10", cifar_files("cifar10", each=36, test=10), tmp_path)
     result = call(
-        *("run", "--data", "cifar10", "--data-dir", tmp_path, "--architecture", "small", "--epochs", 1, "--seeds", 1),
+        *("train", "--data", "cifar10", "--data-dir", tmp_path, "--architecture", "small", "--epochs", 1, "--seeds", 1),
         *("--device", "cpu", "--loss", "hem", "--backend", backend, "--output", tmp_path / "out", "--mixed-precision"),
         *("--task", "accuracy", "--task", "rejection", "--task", "robustness"),
     )
@@ -248,7 +249,7 @@ def test_a_file_of_ones_own_goes_on_where_its_budget_ended(tmp_path: Path) -> No
         test_labels=labels[:60],
     )
     arguments = [
-        *("run", "--data", tmp_path / "own.npz", "--architecture", "small", "--epochs", 25, "--seeds", 2),
+        *("train", "--data", tmp_path / "own.npz", "--architecture", "small", "--epochs", 25, "--seeds", 2),
         *("--learning-rate", 0.05, "--device", "cpu", "--task", "accuracy", "--loss", "ce", "--loss", "hem"),
         *("--backend", "jax", "--output", tmp_path / "out"),
     ]
@@ -367,3 +368,12 @@ def test_every_default_of_the_digits_can_be_trained() -> None:
 
 def _every_setting() -> list[tuple[str, str]]:
     return [(task, setting) for task, settings in cli.TASKS.items() for setting in settings]
+
+
+def test_the_run_says_what_is_missing(tmp_path: Path) -> None:
+    result = call("run", "--part", "2/7", "--budget", 0, "--output", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "cells of the run are missing; run the same command again to go on, or merge." in said(result)
+    document = store.read(tmp_path / "results.json")
+    assert (document["protocol"]["splits"], document["cells"]) == ("by seed", [])
+    assert refused(call("claims", tmp_path / "results.json")).endswith("before all are there no claim is decided")

@@ -6,6 +6,7 @@ import gzip
 import json
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from hemspec_benchmark import store
 from hemspec_benchmark.losses import described
-from hemspec_benchmark.settings import DIGITS, Cell, Protocol
+from hemspec_benchmark.settings import DIGITS, QUICK, Cell, Protocol
 from hemspec_benchmark.store import FILE, Store, StoreError
 
 FIRST, SECOND = Cell("accuracy", "test", "ce", "torch", 0), Cell("rejection", "far", "hem", "jax", 3)
@@ -277,3 +278,22 @@ def test_results_of_different_protocols_are_not_merged(tmp_path: Path) -> None:
 
 def test_a_protocol_survives_json() -> None:
     assert Protocol.from_json(json.loads(json.dumps(DIGITS.as_json()))) == DIGITS
+
+
+def test_what_another_machine_has_done_is_taken(tmp_path: Path) -> None:
+    with closing(Store(tmp_path / "a", DIGITS)) as there, closing(Store(tmp_path / "b", DIGITS)) as here:
+        there.add(
+            FIRST, {"host": "there"}, {"seconds": 1.0, "metrics": {"clean": 0.5}, "details": {"curve": [1.0, 2.0]}}
+        )
+        here.add(replace(FIRST, seed=7), {"host": "here"}, {"seconds": 2.0, "metrics": {"clean": 0.6}, "details": {}})
+        given = document(there)
+        here.take(given)
+        here.take(given)
+        found = document(here)
+    assert [(cell["seed"], cell["metrics"]["clean"]) for cell in found["cells"]] == [(FIRST.seed, 0.5), (7, 0.6)]
+    assert [found["machines"][cell["machine"]]["host"] for cell in found["cells"]] == ["there", "here"]
+    assert found["cells"][0]["details"] == {"curve": [1.0, 2.0]}
+    with closing(Store(tmp_path / "b", DIGITS)) as again:
+        assert len(again.records) == 2
+        with pytest.raises(StoreError, match="was run under another protocol: "):
+            again.take({**given, "protocol": QUICK.as_json()})
