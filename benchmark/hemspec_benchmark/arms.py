@@ -70,6 +70,7 @@ CONFIRMING: Final = replace(
     DIGITS,
     splits="by seed",
     segmentation=replace(DIGITS.segmentation, epochs=27),
+    training_scenes=320,
     attack=Attack(images=540, steps_checked=()),
 )
 """All that the run has in common; its rates are in the variants of its cells."""
