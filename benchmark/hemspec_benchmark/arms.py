@@ -177,7 +177,17 @@ def compared(records: Records) -> list[Cell]:
         if part == "classification":
             chooses = TUNINGS["sgd"][part].seeds
             cells += [Cell("rejection", "far", name, "jax", seed, TUNING + text) for seed in chooses]
-    return list(dict.fromkeys(cells)) + in_other_frameworks(records)
+    return [*dict.fromkeys(cells), *attacked(records), *in_other_frameworks(records)]
+
+
+def attacked(records: Records) -> list[Cell]:
+    """The networks on which our attack is held against another."""
+    return [
+        Cell("robustness", "autoattack", name, "jax", seed, text)
+        for seed in SEEDS[:5]
+        for loss in PRIMARY
+        for name, text in [trained_as(records, "paper", "classification", loss)]
+    ]
 
 
 def in_other_frameworks(records: Records) -> list[Cell]:

@@ -33,7 +33,14 @@ def rows(document: Document) -> list[tuple[str, ...]]:
     verdicts = [*decide(found, FIRST, "paper"), *decide(found, SECOND, "best rate")]
     word, answers = replaces(found)
     weakest = [f"{answer.question.text}: {answer.word}" for answer in answers.values() if answer.word != "holds"]
-    return [*map(row, verdicts), (REPLACES, word, "", "", "", "", "; ".join(weakest))]
+    left = max(found.left.values())
+    attack = (
+        f"AutoAttack leaves up to {100 * left:.1f} points less than ours" if left > 0 else "AutoAttack leaves no less"
+    )
+    lines = [row(verdict) for verdict in verdicts]
+    place = next(i for i, verdict in enumerate(verdicts) if verdict.claim.comparisons[0].composite == "attack")
+    lines[place] = (*lines[place][:-1], "; ".join(filter(None, [lines[place][-1], attack])))
+    return [*lines, (REPLACES, word, "", "", "", "", "; ".join(weakest))]
 
 
 def row(verdict: Verdict) -> tuple[str, ...]:

@@ -38,6 +38,9 @@ def _each(part: Part, metric: str, task: str) -> tuple[tuple[Number, ...], ...]:
     return tuple(((task, setting, metric),) for entry, setting in arms.SETTINGS[part] if entry == task)
 
 
+LEFT: Final = 0.02
+"""What our attack may leave more than AutoAttack. Beyond it the claim is decided on what AutoAttack leaves."""
+
 NEAR: Final[Number] = ("rejection", "near", "auroc/{score}/digits")
 FAR: Final[tuple[Number, ...]] = tuple(("rejection", "far", f"auroc/{{score}}/{kind}") for kind in unknowns.FAR)
 
@@ -80,6 +83,7 @@ class Results:
         # Asked for again and again.
         self.trained_as = cache(partial(arms.trained_as, self.records))
         self.score = cache(self._score)
+        self.by_seed = cache(self._by_seed)
 
     @cached_property
     def missing(self) -> int:
@@ -116,7 +120,14 @@ class Results:
 
         return max(SCORES, key=reached)
 
-    def by_seed(self, arm: Arm, composite: Composite, loss: str, score: Score | None = None) -> dict[int, float]:
+    @cached_property
+    def left(self) -> dict[tuple[str, int], float]:
+        """By how much our attack leaves more than AutoAttack does, for each loss and seed that it was held against."""
+        size = f"{arms.CONFIRMING.attack.epsilon:g}"
+        found = {cell: self.records[cell]["metrics"] for cell in arms.attacked(self.records)}
+        return {(cell.loss, cell.seed): m[f"pgd/{size}"] - m[f"autoattack/{size}"] for cell, m in found.items()}
+
+    def _by_seed(self, arm: Arm, composite: Composite, loss: str, score: Score | None = None) -> dict[int, float]:
         """The composite of every seed that has all of its numbers."""
         chosen = score or (self.score(arm, loss) if composite.name == "rejection" else SCORES[0])
         found = {}
@@ -128,6 +139,13 @@ class Results:
             whole = [[value for value in group if value is not None] for group in groups]
             if whole == groups:
                 found[seed] = float(np.mean([np.mean(group) for group in whole]))
+        if composite.name == "attack" and arm == "paper" and max(self.left.values()) > LEFT:
+            # One of the sizes, of which the composite is the mean, with what the stronger attack leaves.
+            return {
+                seed: value - max(0.0, self.left[loss, seed]) / len(composite.groups)
+                for seed, value in found.items()
+                if (loss, seed) in self.left
+            }
         return found
 
     def difference(

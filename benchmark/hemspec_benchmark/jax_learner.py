@@ -120,7 +120,8 @@ def train_step(
     (loss, statistics), gradient = jax.value_and_grad(objective, has_aux=True)(weights)
     update, velocity = optimizer(build).update(gradient, velocity, weights)
     weights = optax.apply_updates(weights, jax.tree.map(lambda change: -rate * change, update))
-    return (weights, statistics, velocity), loss, optax.global_norm(gradient)
+    norm = jnp.sqrt(sum(jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(gradient)))
+    return (weights, statistics, velocity), loss, norm
 
 
 def optimizer(build: Build) -> optax.GradientTransformation:

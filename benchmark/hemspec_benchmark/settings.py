@@ -67,6 +67,8 @@ class Attack:
     steps_checked: tuple[int, ...] = (1, 5, 20, 100)
     """More steps must never help the defender; where they do, gradients are masked."""
     images: int = 180
+    images_held: int = 180
+    """Those on which our attack is held against another one, which takes a minute for each hundred."""
 
 
 @dataclass(frozen=True)

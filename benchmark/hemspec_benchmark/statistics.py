@@ -283,8 +283,8 @@ def correct(found: Sequence[Difference]) -> list[Difference]:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down p-values: the chance of even one false discovery among all of them is at most `ALPHA`."""
-    if not p_values:
-        return []
+    if len(p_values) < 2:
+        return list(p_values)
     return [float(p) for p in multipletests(p_values, alpha=ALPHA, method="holm")[1]]
 
 

@@ -70,6 +70,8 @@ def test_what_is_compared_is_what_the_protocol_says() -> None:
     for way in "clipped 0.1", "adam 0.001":
         assert count["imbalance", "ratio-50", "hem-mean", way] == 15
         assert count["imbalance", "ratio-50", "mm", way] == 0
+    held = {(cell.loss, cell.seed) for cell in compared if cell.setting == "autoattack"}
+    assert held == {(loss, seed) for loss in ("ce", "hem", "hem-mean") for seed in range(100, 105)}
     others = {(cell.backend, cell.variant, cell.seed) for cell in compared if cell.backend != "jax"}
     assert others == {(backend, "sgd 0.1", seed) for backend in ("torch", "keras") for seed in (100, 101)}
     # Every arm has trainings to choose a score by, in all five seeds.

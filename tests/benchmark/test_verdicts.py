@@ -52,6 +52,8 @@ def metrics(cell: Cell) -> dict[str, float | None]:
             for kind in kinds
             for score in ("max_logit", "max_softmax")
         }
+    if cell.setting == "autoattack":
+        return {"pgd/0.05": value, "autoattack/0.05": value - (0.015 if cell.loss == "hem" else 0.0)}
     if cell.task == "robustness":
         return {f"pgd/{size:g}": value - size for size in arms.CONFIRMING.attack.epsilons}
     return {
@@ -139,8 +141,9 @@ def test_a_training_that_diverged_counts(document: dict[str, Any]) -> None:
     name, text = results.trained_as("paper", "classification", "hem")
     before = results.by_seed("paper", COMPOSITES["rejection"], "hem", "max_logit")
     cell = Cell("rejection", "near", name, "jax", 104, text)
-    results.records[cell] = {"metrics": dict.fromkeys(results.records[cell]["metrics"])}
-    after = results.by_seed("paper", COMPOSITES["rejection"], "hem", "max_logit")
+    diverged = Results(document)
+    diverged.records[cell] = {"metrics": dict.fromkeys(results.records[cell]["metrics"])}
+    after = diverged.by_seed("paper", COMPOSITES["rejection"], "hem", "max_logit")
     assert after.keys() == before.keys()
     assert after[104] < before[104]
 
@@ -155,6 +158,21 @@ def test_the_table_has_a_line_for_each_claim(document: dict[str, Any], tmp_path:
     result = CliRunner(env={"COLUMNS": "240"}).invoke(cli.app, ["claims", str(tmp_path / "r.json")])
     assert result.exit_code == 0, result.output
     assert "HEM is better at segmentation than cross-entropy" in result.output
+
+
+def test_a_stronger_attack_counts_where_it_leaves_less(document: dict[str, Any]) -> None:
+    weak, strong = Results(document), Results(document)
+    for cell in arms.attacked(strong.records):
+        if (cell.loss, cell.seed) == ("hem", 102):
+            strong.records[cell] = {"metrics": {"pgd/0.05": 0.8, "autoattack/0.05": 0.76}}
+    before, after = (one.by_seed("paper", COMPOSITES["attack"], "hem") for one in (weak, strong))
+    assert len(before) == 30
+    assert max(weak.left.values()) == pytest.approx(0.015)
+    assert sorted(after) == [100, 101, 102, 103, 104]
+    assert before[102] - after[102] == pytest.approx(0.04 / 4)
+    assert before[103] - after[103] == pytest.approx(0.015 / 4)
+    (line,) = [line for line in claims_table.rows(document) if "attacks" in line[0]]
+    assert "AutoAttack leaves up to 1.5 points less than ours" in line[-1]
 
 
 def test_nothing_is_decided_before_all_is_there(document: dict[str, Any]) -> None:

@@ -10,11 +10,15 @@ from typing import Final
 
 import numpy as np
 
+from hemspec_benchmark.datasets import Dataset
 from hemspec_benchmark.learner import Learner, Objective
 from hemspec_benchmark.network import Array
+from hemspec_benchmark.settings import Attack
 from hemspec_benchmark.tasks import Outcome
 from hemspec_benchmark.training import Workshop
 
+AUTOATTACK: Final = "autoattack"
+"""The setting in which ours is held against another attack; with networks of JAX alone."""
 STARTS: Final = 31
 """The purpose of the random numbers that the attacks start from."""
 
@@ -24,6 +28,8 @@ def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
     learner, _ = workshop.on_all_classes(loss, seed)
     attack = workshop.protocol.attack
     data = workshop.data(seed)
+    if setting == AUTOATTACK:
+        return against_another(learner, data, attack, seed)
     images, labels = data.test_images[: attack.images], data.test_labels[: attack.images]
 
     def robust(epsilon: float, steps: int, restarts: int = 1, objective: Objective = "margin") -> float:
@@ -38,6 +44,16 @@ def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
         measured[f"steps/{steps}"] = robust(attack.epsilon, steps)
     measured["loss_attack"] = robust(attack.epsilon, attack.steps, objective="loss")
     return Outcome(measured)
+
+
+def against_another(learner: Learner, data: Dataset, attack: Attack, seed: int) -> Outcome:
+    """Our attack and a library's strongest on the same images, at the size at which losses are compared."""
+    from hemspec_benchmark import autoattack  # needs JAX
+
+    images, labels = data.test_images[: attack.images_held], data.test_labels[: attack.images_held]
+    ours = pgd(learner, images, labels, attack.epsilon, attack.steps, attack.restarts, seed)
+    theirs = autoattack.accuracy(learner, images, labels, attack.epsilon)
+    return Outcome({f"pgd/{attack.epsilon:g}": ours, f"autoattack/{attack.epsilon:g}": theirs})
 
 
 def fgsm(learner: Learner, images: Array, labels: Array, epsilon: float) -> float:
