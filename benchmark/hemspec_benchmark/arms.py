@@ -1,7 +1,8 @@
 """The run that benchmark/PROTOCOL.md fixes: who trains how, on which seeds, at rates that are chosen before.
 
 A cell's variant says how it is trained: ``"sgd 0.1"``, ``"clipped 0.1"``, ``"adam 0.001"``; with ``"tuning "`` before
-it, it is there to choose by, and measured on validation images. An arm takes one of them for each loss.
+it, it is there to choose by, and measured on validation images; with ``"mnist "``, it replicates on other data. An arm
+takes one of them for each loss.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from statistics import mean, stdev
 from typing import Any, ClassVar, Final, Literal
 
 from hemspec_benchmark.losses import COMPARED
-from hemspec_benchmark.settings import DIGITS, TASKS, VARIANTS, Attack, Cell, OptimizerName, Protocol
+from hemspec_benchmark.settings import DIGITS, TASKS, VARIANTS, Attack, Cell, OptimizerName, Protocol, SplitName
 from hemspec_benchmark.tune import simplest
 
 Part = Literal["classification", "continual", "segmentation"]
@@ -21,6 +22,8 @@ Way = Literal["sgd", "clipped", "adam"]
 Arm = Literal["paper", "best rate", "clipped", "adam"]
 
 CLIP: Final = 1.0
+MNIST_EPOCHS: Final = 5
+"""About as many steps as on the digits, of which there are a third."""
 
 SETTINGS: Final[dict[Part, tuple[tuple[str, str], ...]]] = {
     "classification": (
@@ -88,14 +91,17 @@ def varied(protocol: Protocol, text: str) -> Protocol:
     """The protocol of a cell with this variant, here or in `settings.VARIANTS`; "" changes nothing."""
     if not text or text in VARIANTS:
         return VARIANTS[text](protocol) if text else protocol
-    way, rate = text.removeprefix(TUNING).split()
+    *data, way, rate = text.removeprefix(TUNING).split()
     changes: dict[str, Any] = {
         "learning_rate": float(rate),
         "optimizer": "adam" if way == "adam" else "sgd",
         "clip": CLIP if way == "clipped" else None,
     }
     recipes = {part: replace(getattr(protocol, part), **changes) for part in SETTINGS}
-    return replace(protocol, evaluate_on="validation" if text.startswith(TUNING) else "test", **recipes)
+    evaluate_on: SplitName = "validation" if text.startswith(TUNING) else "test"
+    if data:
+        recipes["classification"] = replace(recipes["classification"], epochs=MNIST_EPOCHS)
+    return replace(protocol, data=data[0] if data else protocol.data, evaluate_on=evaluate_on, **recipes)
 
 
 Records = Mapping[Cell, Mapping[str, Any]]
@@ -177,7 +183,7 @@ def compared(records: Records) -> list[Cell]:
         if part == "classification":
             chooses = TUNINGS["sgd"][part].seeds
             cells += [Cell("rejection", "far", name, "jax", seed, TUNING + text) for seed in chooses]
-    return [*dict.fromkeys(cells), *attacked(records), *in_other_frameworks(records)]
+    return [*dict.fromkeys(cells), *attacked(records), *in_other_frameworks(records), *ON_MNIST]
 
 
 def attacked(records: Records) -> list[Cell]:
@@ -200,6 +206,16 @@ def in_other_frameworks(records: Records) -> list[Cell]:
         for setting in SETTINGS[part]
         for backend in ("torch", "keras")
     ]
+
+
+ON_MNIST: Final = tuple(
+    Cell(*setting, loss, "jax", seed, f"mnist {variant('sgd', rate)}")
+    for rate in (0.03, 0.1, 0.3)
+    for seed in SEEDS[:10]
+    for loss in PRIMARY
+    for setting in (("accuracy", "test"), ("rejection", "far"), ("rejection", "near"))
+)
+"""A replication on other images, at three rates that nobody chose; it decides nothing."""
 
 
 @dataclass(frozen=True)

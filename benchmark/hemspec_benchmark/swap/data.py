@@ -18,5 +18,5 @@ def divided(name: str, seed: int, evaluate_on: SplitName, matrix: Matrix) -> Dat
     Scenes to train on have the left halves of the photographs, the others the right halves.
     """
     if name != "scenes":
-        return datasets.divided(name, seed, evaluate_on)
+        return datasets.divided("mnist-14" if name == "mnist" else name, seed, evaluate_on)
     return scenes(datasets.divided("digits", seed, evaluate_on), seed, matrix.scenes, matrix.test_scenes)
