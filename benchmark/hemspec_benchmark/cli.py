@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from enum import Enum
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -31,11 +32,12 @@ from hemspec_benchmark.runner import Options, WorkerError, run
 from hemspec_benchmark.settings import CIFAR, DIGITS, QUICK, TASKS, Cell, Plan, Protocol, Rules, Runnable, explorations
 from hemspec_benchmark.store import Document, Store, StoreError
 from hemspec_benchmark.style import write_pngs
+from hemspec_benchmark.swap import replication, selection, selection_report
 from hemspec_benchmark.swap import report as swap_report
 from hemspec_benchmark.swap import run as swap
-from hemspec_benchmark.swap import selection, selection_report
 from hemspec_benchmark.swap.matrix import Matrix
 from hemspec_benchmark.swap.matrix import described as candidates
+from hemspec_benchmark.swap.replication import ReplicationPlan
 from hemspec_benchmark.swap.selection import Selection, SelectionPlan
 
 # Typer takes choices from enumerations alone; these have the names that the tables have.
@@ -160,7 +162,9 @@ def run_command(
         with written(
             kept, CONFIRMING, planned, output, described(datasets.divided("digits", arms.SEEDS[0]).class_counts)
         ) as document:
-            for plan in arms.plans(kept.records, number, of):
+            others = ReplicationPlan(arms.part(replication.cells(), number, of))
+            plans = chain[Runnable](arms.plans(kept.records, number, of), [others])
+            for plan in plans:
                 planned.extend(plan.cells())
                 left = max(0.0, end - time.monotonic())
                 run_with_progress(plan, kept, Options(processes=processes or 0, budget=left))

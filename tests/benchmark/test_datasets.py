@@ -72,7 +72,7 @@ def test_each_seed_divides_the_data_anew(name: str, number: int) -> None:
 
 
 def test_other_data_cannot_be_divided() -> None:
-    with pytest.raises(DataError, match="data is 'cifar10'; expected digits, mnist, mnist-14"):
+    with pytest.raises(DataError, match="data is 'cifar10'; expected digits, mnist, mnist-14, segments"):
         divided("cifar10", 0)
 
 

@@ -138,10 +138,17 @@ def train(
 
 
 @partial(jax.jit, static_argnames="network")
+def logits(network: Any, variables: Any, images: Array) -> Array:
+    """Not training."""
+    found: Array = network.apply(variables, images, False)
+    return found
+
+
+@partial(jax.jit, static_argnames="network")
 def predict(network: Any, variables: Any, images: Array) -> Array:
     """The classes with the largest logit, not training."""
-    logits: Array = network.apply(variables, images, False)
-    return logits.argmax(axis=-1)
+    found: Array = logits(network, variables, images)
+    return found.argmax(axis=-1)
 
 
 @dataclass(frozen=True)
@@ -158,7 +165,11 @@ class Course:
     @classmethod
     def of(cls, training: Training, candidate: Candidate, seed: int, evaluate_on: SplitName, matrix: Matrix) -> Course:
         """The training of the matrix with one candidate and one seed."""
-        data = divided(training.data, seed, evaluate_on, matrix)
+        return cls.on(divided(training.data, seed, evaluate_on, matrix), training, candidate, seed, matrix)
+
+    @classmethod
+    def on(cls, data: Dataset, training: Training, candidate: Candidate, seed: int, matrix: Matrix) -> Course:
+        """The same on other data."""
         step = Step(
             jnp.float32(matrix.clip if training.clipping == "clipped" else np.inf),
             jnp.float32(matrix.momentum if training.optimizer == "momentum" else 0.0),
