@@ -1,10 +1,8 @@
-"""The claims in a table: in Markdown for the pages, for the terminal, from the document alone."""
+"""The claims, in Markdown for the pages and as lines for the terminal, from the document alone."""
 
 from __future__ import annotations
 
 from typing import Final
-
-from rich.table import Table
 
 from hemspec_benchmark.composites import Results
 from hemspec_benchmark.findings import p_value
@@ -79,11 +77,13 @@ def markdown(document: Document) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def table(document: Document) -> Table:
-    """For the terminal."""
-    made = Table(title="The paper's claims", caption="p after Holm's correction; beside: what the decision hangs on")
-    for name in HEAD:
-        made.add_column(name)
-    for line in rows(document):
-        made.add_row(*line)
+def lines(document: Document) -> list[str]:
+    """For the terminal, a line for each claim; what the decision hangs on stands in brackets."""
+    found = rows(document)
+    wide = max(len(line[2]) for line in found)
+    made = []
+    for text, word, effect, p, seeds, needed, beside in found:
+        numbers = f"{effect:{wide}}  p {p:7}  {seeds:>2} seeds" if effect else ""
+        decide = f"; {needed} seeds would decide" if needed else ""
+        made.append(f"{word:13}  {numbers:{wide + 21}}  {text}{decide}{f' ({beside})' if beside else ''}")
     return made

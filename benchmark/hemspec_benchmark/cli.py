@@ -171,7 +171,7 @@ def run_command(
         if lacking := Results(document).missing:
             console.print(f"{lacking} cells of the run are missing; run the same command again to go on, or merge.")
         else:
-            console.print(claims_table.table(document))
+            say_claims(document)
 
 
 @app.command(
@@ -396,7 +396,7 @@ def claims(
     The rules are those of benchmark/PROTOCOL.md: two families of questions, each corrected together.
     """
     with errors():
-        console.print(claims_table.table(store.read(result)))
+        say_claims(store.read(result))
 
 
 @app.command(name="tune")
@@ -423,6 +423,12 @@ def tune_command(
         chosen = tune.choose(points).recipe
         console.print(table)
         console.print(f"The rule takes {chosen.epochs} epochs at a rate of {chosen.learning_rate:g}.")
+
+
+def say_claims(document: Document) -> None:
+    """A line for each, as long as it is."""
+    for line in claims_table.lines(document):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def read_part(text: str) -> tuple[int, int]:

@@ -161,20 +161,19 @@ def seeds_to_decide(answer: Answer, tests: int) -> int | None:
     Returns:
         None where more than `MOST_SEEDS` are needed.
     """
-    needed = [_seeds_for(answer.question, one, tests) for one in answer.found]
+    needed = [_seeds_for(answer.question, one, tests, alone=len(answer.found) == 1) for one in answer.found]
     return None if None in needed else max(one for one in needed if one is not None)
 
 
-def _seeds_for(question: Question, found: Paired, tests: int) -> int | None:
+def _seeds_for(question: Question, found: Paired, tests: int, *, alone: bool) -> int | None:
     spread, mean = float(np.std(found.values, ddof=1)), found.mean
     if spread == 0.0:
         return 2
     chances: list[Callable[[int], float]] = []
     if question.kind == "better":
-        chances = [
-            lambda n: _chance_of_significance(abs(mean) / spread, n, ALPHA / tests),
-            lambda n: _chance_within(mean / spread, question.margin / spread, n, ALPHA),
-        ]
+        chances = [lambda n: _chance_of_significance(abs(mean) / spread, n, ALPHA / tests)]
+        if alone:  # only then "equivalent" is an answer
+            chances += [lambda n: _chance_within(mean / spread, question.margin / spread, n, ALPHA)]
     elif question.kind == "no worse":
         chances = [lambda n: _chance_of_significance(abs(mean + question.margin) / spread, n, ALPHA / tests)]
     else:

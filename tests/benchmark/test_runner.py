@@ -71,7 +71,7 @@ def without_time(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in Linux's /proc")
 def test_a_run_that_is_killed_three_times_ends_as_one_that_is_not(tmp_path: Path) -> None:
-    arguments = "run --epochs 1 --task accuracy --task imbalance --loss ce --loss hem --seeds 2 "
+    arguments = "train --epochs 1 --task accuracy --task imbalance --loss ce --loss hem --seeds 2 "
     arguments += "--backend torch --processes 2 --output results"
     command = [sys.executable, "-m", "hemspec_benchmark", *arguments.split()]
     cells = 4 * 2 * 2

@@ -157,7 +157,13 @@ def test_the_table_has_a_line_for_each_claim(document: dict[str, Any], tmp_path:
     store.write(document, tmp_path / "r.json")
     result = CliRunner(env={"COLUMNS": "240"}).invoke(cli.app, ["claims", str(tmp_path / "r.json")])
     assert result.exit_code == 0, result.output
-    assert "HEM is better at segmentation than cross-entropy" in result.output
+    printed = result.output.splitlines()
+    assert len(printed) == len(FIRST) + len(SECOND) + 1
+    (segments,) = [line for line in printed if "HEM is better at segmentation than cross-entropy" in line]
+    assert segments.startswith("holds ")
+    assert " 30 seeds" in segments
+    (continual,) = [line for line in printed if "better at continual learning than cross" in line]
+    assert "seeds would decide" in continual
 
 
 def test_a_stronger_attack_counts_where_it_leaves_less(document: dict[str, Any]) -> None:
