@@ -183,7 +183,8 @@ def compared(records: Records) -> list[Cell]:
         if part == "classification":
             chooses = TUNINGS["sgd"][part].seeds
             cells += [Cell("rejection", "far", name, "jax", seed, TUNING + text) for seed in chooses]
-    return [*dict.fromkeys(cells), *attacked(records), *in_other_frameworks(records), *ON_MNIST]
+    others = [*attacked(records), *segmentation_margins(records), *in_other_frameworks(records), *ON_MNIST]
+    return [*dict.fromkeys(cells), *others]
 
 
 def attacked(records: Records) -> list[Cell]:
@@ -193,6 +194,16 @@ def attacked(records: Records) -> list[Cell]:
         for seed in SEEDS[:5]
         for loss in PRIMARY
         for name, text in [trained_as(records, "paper", "classification", loss)]
+    ]
+
+
+def segmentation_margins(records: Records) -> list[Cell]:
+    """What to count for the margin of segmentation: pixels is the arm "paper", these are images, and a margin of 1."""
+    _, text = trained_as(records, "paper", "segmentation", "hem")
+    return [
+        Cell("segmentation", "scenes", loss, "jax", seed, text)
+        for seed in SEEDS[:8]
+        for loss in ("hem-images", "hem-margin-1")
     ]
 
 

@@ -13,6 +13,9 @@ import hemspec
 
 Counts = npt.NDArray[np.int64]
 
+LABELLED: Final = 400
+"""The labelled pixels of a scene, see `hemspec_benchmark.scenes`."""
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -56,6 +59,10 @@ def _hem_plus(counts: Counts) -> dict[str, Any]:
     return {"margin": hemspec.margins_from_class_counts(counts), "reduction": "active_mean"}
 
 
+def _from_scenes(counts: Counts) -> dict[str, Any]:
+    return {"margin": hemspec.margin_from_num_samples(int(counts.sum()) // LABELLED)}
+
+
 LOSSES: Final = {
     "ce": Loss("CE", "cross_entropy_loss", "CrossEntropyLoss"),
     "hem": Loss("HEM", "hem_loss", "HEMLoss", _hem("active_mean"), _total),
@@ -70,6 +77,7 @@ LOSSES: Final = {
     "logitnorm-0.1": Loss("LogitNorm, 0.1", "logit_norm_loss", "LogitNormLoss", lambda counts: {"temperature": 0.1}),
     "logitnorm-0.2": Loss("LogitNorm, 0.2", "logit_norm_loss", "LogitNormLoss", lambda counts: {"temperature": 0.2}),
     "hem-margin-1": Loss("HEM, margin 1", "hem_loss", "HEMLoss", lambda counts: {"margin": 1.0}),
+    "hem-images": Loss("HEM, margin from images", "hem_loss", "HEMLoss", _from_scenes),
 }
 """In the order of the tables. MM keeps its usual margin of 1, focal gamma = 2, LogitNorm a temperature of 0.04."""
 
@@ -82,7 +90,8 @@ def described(class_counts: Counts) -> dict[str, dict[str, Any]]:
     }
 
 
-ASIDE: Final = ("dice-batch", "logitnorm-0.1", "logitnorm-0.2", "hem-margin-1")
-"""Dice as its authors would have it for single labels, LogitNorm with other temperatures, HEM with a fixed margin."""
+ASIDE: Final = ("dice-batch", "logitnorm-0.1", "logitnorm-0.2", "hem-margin-1", "hem-images")
+"""Dice as its authors would have it for single labels, LogitNorm with other temperatures, HEM with a fixed margin and
+with one from the number of scenes instead of pixels."""
 COMPARED: Final = tuple(name for name in LOSSES if name not in ASIDE)
 """The losses of the run itself."""

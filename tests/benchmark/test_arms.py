@@ -70,6 +70,8 @@ def test_what_is_compared_is_what_the_protocol_says() -> None:
     for way in "clipped 0.1", "adam 0.001":
         assert count["imbalance", "ratio-50", "hem-mean", way] == 15
         assert count["imbalance", "ratio-50", "mm", way] == 0
+    for loss in "hem-images", "hem-margin-1":
+        assert count["segmentation", "scenes", loss, "sgd 0.1"] == 8
     held = {(cell.loss, cell.seed) for cell in compared if cell.setting == "autoattack"}
     assert held == {(loss, seed) for loss in ("ce", "hem", "hem-mean") for seed in range(100, 105)}
     others = {(cell.backend, cell.variant, cell.seed) for cell in compared if cell.backend != "jax"}

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import hemspec
 from hemspec_benchmark.datasets import IGNORED, Dataset, digits
+from hemspec_benchmark.losses import LOSSES
 from hemspec_benchmark.scenes import BORDER, BRIGHTNESS, SIZE, scenes
 
 
@@ -30,6 +32,8 @@ def test_exactly_the_border_is_ignored(data: Dataset) -> None:
     ignored[BORDER:-BORDER, BORDER:-BORDER] = False
     assert ((data.train_labels == IGNORED) == ignored).all()
     assert data.class_counts.sum() == 200 * 20 * 20
+    by_images = LOSSES["hem-images"].arguments(data.class_counts)
+    assert by_images == {"margin": hemspec.margin_from_num_samples(200)}
 
 
 def test_background_is_85_percent_in_both_parts(data: Dataset) -> None:
