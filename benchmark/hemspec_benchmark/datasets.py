@@ -203,7 +203,7 @@ def hold_out(data: Dataset, seed: int) -> tuple[Dataset, Images]:
         The data of the known classes, relabelled 0, 1, ... in the order they had; the test images of the others.
 
     Raises:
-        DataError: fewer than three classes, so that less than two would be left.
+        DataError: fewer than three classes, so that less than two would be left, or no test image of those held out.
     """
     count = data.num_classes
     if count < 3:
@@ -213,7 +213,11 @@ def hold_out(data: Dataset, seed: int) -> tuple[Dataset, Images]:
     start = seed * held + seed // (count // math.gcd(count, held))
     unknown = {(start + i) % count for i in range(held)}
     known = [c for c in range(count) if c not in unknown]
-    return select(data, known), data.test_images[np.isin(data.test_labels, list(unknown))]
+    images = data.test_images[np.isin(data.test_labels, list(unknown))]
+    if not len(images):
+        names = ", ".join(data.classes[c] for c in sorted(unknown))
+        raise DataError(f"no test image of {data.name} is of the classes that seed {seed} holds out: {names}")
+    return select(data, known), images
 
 
 def long_tail(data: Dataset, ratio: float, seed: int) -> Dataset:

@@ -60,7 +60,7 @@ def _hem_plus(counts: Counts) -> dict[str, Any]:
 
 
 def _from_scenes(counts: Counts) -> dict[str, Any]:
-    return {"margin": hemspec.margin_from_num_samples(int(counts.sum()) // LABELLED)}
+    return {"margin": hemspec.margin_from_num_samples(max(1, int(counts.sum()) // LABELLED))}
 
 
 LOSSES: Final = {

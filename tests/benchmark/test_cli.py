@@ -208,7 +208,7 @@ def test_options_that_miss_their_other_half_are_refused(arguments: str, message:
 
 def test_cifar_from_the_archive_to_the_report(tmp_path: Path) -> None:
     """The usual ResNet-18 on the real format, one epoch."""
-    archived("cifar10", cifar_files("cifar10", each=26, test=3), tmp_path)
+    archived("cifar10", cifar_files("cifar10", each=26, test=10), tmp_path)
     result = call(
         *("train", "--data", "cifar10", "--data-dir", tmp_path, "--device", "cpu", "--epochs", 1, "--seeds", 1),
         *("--task", "accuracy", "--loss", "ce", "--loss", "hem", "--backend", "torch", "--output", tmp_path / "out"),
@@ -225,7 +225,7 @@ def test_cifar_from_the_archive_to_the_report(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("backend", ["torch", "jax"])
 def test_cifar_in_every_task_but_the_scenes(backend: str, tmp_path: Path) -> None:
-    archived("cifar10", cifar_files("cifar10", each=36, test=3), tmp_path)
+    archived("cifar10", cifar_files("cifar10", each=36, test=10), tmp_path)
     result = call(
         *("train", "--data", "cifar10", "--data-dir", tmp_path, "--architecture", "small", "--epochs", 1, "--seeds", 1),
         *("--device", "cpu", "--loss", "hem", "--backend", backend, "--output", tmp_path / "out", "--mixed-precision"),

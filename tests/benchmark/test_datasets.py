@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,14 @@ def test_each_seed_divides_the_data_anew(name: str, number: int) -> None:
     assert not np.array_equal(parts[0][2], parts[1][2])
     assert 0.0 == together.min() < together.max() == pytest.approx(1.0, abs=0.01)
     assert testing.class_counts.min() > 0.08 * testing.class_counts.sum(), "stratified"
+
+
+def test_classes_without_test_images_cannot_be_held_out() -> None:
+    data = toy(5)
+    few = replace(data, test_images=data.test_images[3:], test_labels=data.test_labels[3:])
+    with pytest.raises(DataError, match="no test image of toy is of the classes that seed 0 holds out: class 0"):
+        hold_out(few, 0)
+    assert len(hold_out(few, 1)[1]) == 3
 
 
 def test_other_data_cannot_be_divided() -> None:
