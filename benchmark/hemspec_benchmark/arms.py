@@ -15,9 +15,8 @@ from typing import Any, ClassVar, Final, Literal
 
 from hemspec_benchmark.losses import COMPARED
 from hemspec_benchmark.settings import DIGITS, TASKS, VARIANTS, Attack, Cell, OptimizerName, Protocol, SplitName
-from hemspec_benchmark.tune import simplest
+from hemspec_benchmark.tune import Part, simplest
 
-Part = Literal["classification", "continual", "segmentation"]
 Way = Literal["sgd", "clipped", "adam"]
 Arm = Literal["paper", "best rate", "clipped", "adam"]
 

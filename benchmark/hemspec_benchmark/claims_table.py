@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+from hemspec_benchmark import readme
 from hemspec_benchmark.composites import Results
-from hemspec_benchmark.findings import p_value
+from hemspec_benchmark.findings import p_value, signed
 from hemspec_benchmark.inference import MOST_SEEDS, Paired
 from hemspec_benchmark.store import Document, StoreError
 from hemspec_benchmark.verdicts import FIRST, REPLACES, SECOND, Verdict, decide, replaces
@@ -32,16 +33,10 @@ def rows(document: Document) -> list[tuple[str, ...]]:
     word, answers = replaces(found)
     weakest = [f"{answer.question.text}: {answer.word}" for answer in answers.values() if answer.word != "holds"]
     left = max(found.left.values())
-    attack = (
-        f"AutoAttack leaves up to {100 * left:.1f} points less than ours" if left > 0 else "AutoAttack leaves no less"
-    )
-    lines = [row(verdict) for verdict in verdicts]
-    place = next(i for i, verdict in enumerate(verdicts) if verdict.claim.comparisons[0].composite == "attack")
-    lines[place] = (*lines[place][:-1], "; ".join(filter(None, [lines[place][-1], attack])))
-    return [*lines, (REPLACES, word, "", "", "", "", "; ".join(weakest))]
+    return [*(row(verdict, left) for verdict in verdicts), (REPLACES, word, "", "", "", "", "; ".join(weakest))]
 
 
-def row(verdict: Verdict) -> tuple[str, ...]:
+def row(verdict: Verdict, left: float) -> tuple[str, ...]:
     """Of several differences the one that speaks least for the claim."""
     decisive = verdict.answer.decisive
     needed = ""
@@ -54,27 +49,30 @@ def row(verdict: Verdict) -> tuple[str, ...]:
         p_value(verdict.answer.corrected),
         str(decisive.count),
         needed,
-        "; ".join(notes(verdict)),
+        "; ".join(notes(verdict, left)),
     )
 
 
-def notes(verdict: Verdict) -> list[str]:
-    """What the protocol wants said beside a decision."""
+def notes(verdict: Verdict, left: float) -> list[str]:
+    """What the protocol wants said beside a decision; `left` is what our attack leaves more than AutoAttack at most."""
     said = [f"{name}: {word}" for name, word in verdict.otherwise.items() if word != verdict.word]
-    return [*said, *([f"overlapping splits corrected for: {verdict.turned}"] if verdict.turned else [])]
+    if verdict.turned:
+        said.append(f"overlapping splits corrected for: {verdict.turned}")
+    if verdict.claim.comparisons[0].composite == "attack":
+        less = f"up to {100 * left:.1f} points less than ours" if left > 0 else "no less"
+        said.append(f"AutoAttack leaves {less}")
+    return said
 
 
 def interval(found: Paired) -> str:
     """``+1.2 [+0.3, +2.1]``, in points."""
-    numbers = (found.mean, *found.interval)
-    mean, low, high = (f"{100 * value:+.1f}".replace("-", "−") for value in numbers)
+    mean, low, high = map(signed, (found.mean, *found.interval))
     return f"{mean} [{low}, {high}]"
 
 
 def markdown(document: Document) -> str:
     """For a page."""
-    lines = [HEAD, ("---",) * len(HEAD), *rows(document)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return readme.table(HEAD, rows(document))
 
 
 def lines(document: Document) -> list[str]:

@@ -13,9 +13,10 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from hemspec_benchmark import arms, unknowns
-from hemspec_benchmark.arms import Arm, Part
+from hemspec_benchmark.arms import Arm
 from hemspec_benchmark.settings import Cell
 from hemspec_benchmark.store import Document, cell_of
+from hemspec_benchmark.tune import Part
 
 Score = Literal["max_logit", "max_softmax"]
 SCORES: Final[tuple[Score, Score]] = ("max_logit", "max_softmax")

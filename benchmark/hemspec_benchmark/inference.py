@@ -6,12 +6,11 @@ The rules are those of benchmark/PROTOCOL.md, section 6, fixed before the data t
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
 from hemspec_benchmark.statistics import ALPHA, holm
@@ -201,8 +200,3 @@ def _chance_within(effect: float, margin: float, n: int, alpha: float) -> float:
     above = stats.nct.sf(critical, n - 1, (effect + margin) * np.sqrt(n))
     below = stats.nct.sf(critical, n - 1, (margin - effect) * np.sqrt(n))
     return float(max(0.0, above + below - 1.0))
-
-
-def composite(parts: Iterable[npt.ArrayLike]) -> npt.NDArray[np.float64]:
-    """The mean over parts, seed by seed."""
-    return np.mean(np.stack([np.asarray(part, dtype=float) for part in parts]), axis=0)  # type: ignore[no-any-return]

@@ -10,11 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 import hemspec
+from hemspec_benchmark.scenes import LABELLED
 
 Counts = npt.NDArray[np.int64]
-
-LABELLED: Final = 400
-"""The labelled pixels of a scene, see `hemspec_benchmark.scenes`."""
 
 
 @dataclass(frozen=True)

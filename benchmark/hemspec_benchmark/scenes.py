@@ -13,6 +13,8 @@ SIZE: Final = 24
 """Height and width of a scene in pixels."""
 BORDER: Final = 2
 """Pixels along each edge that are labelled `IGNORED`."""
+LABELLED: Final = (SIZE - 2 * BORDER) ** 2
+"""The labelled pixels of a scene."""
 REDUCTION: Final = 3
 """Photographs are reduced by this factor, the mean of 3 x 3 pixels, so that a scene shows more than a smooth spot."""
 BRIGHTNESS: Final = 0.7

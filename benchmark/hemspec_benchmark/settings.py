@@ -77,7 +77,7 @@ class Protocol:
 
     data: str = "digits"
     splits: Literal["fixed", "by seed"] = "fixed"
-    """Whether all seeds share one test split, or each draws its own (digits alone): see `datasets.divided`."""
+    """Whether all seeds share one test split, or each draws its own of the data that `datasets.divided` knows."""
     evaluate_on: SplitName = "test"
     architecture: str = "small"
     classification: Recipe = Recipe(epochs=15, batch_size=64, learning_rate=0.1)
@@ -147,7 +147,7 @@ class Cell:
 
 
 class Rules(typing.Protocol):
-    """What decides the results of a run, as the store keeps it: `Protocol`, and the swap's `Matrix`."""
+    """What decides the results of a run, as the store keeps it: `Protocol`, the swap's `Matrix`, `Selection`."""
 
     @property
     def data(self) -> str:
@@ -158,7 +158,7 @@ class Rules(typing.Protocol):
 
 
 class Runnable(typing.Protocol):
-    """What the runner runs: `Plan`, and the swap's `SwapPlan`."""
+    """What the runner runs: `Plan`, and those of `hemspec_benchmark.arms` and `hemspec_benchmark.swap`."""
 
     worker: ClassVar[str]
     """The module that a framework's process runs."""

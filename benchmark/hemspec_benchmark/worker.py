@@ -103,4 +103,4 @@ def _processor() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(packages=("mlxtend", "adversarial-robustness-toolbox"))

@@ -16,13 +16,13 @@ from hemspec_benchmark.arms import (
     LOSSES,
     SETTINGS,
     TUNING,
-    Part,
     choose,
     plans,
     varied,
 )
 from hemspec_benchmark.settings import QUICK, VARIANTS, Cell, is_compared
 from hemspec_benchmark.store import separate
+from hemspec_benchmark.tune import Part
 
 
 def tuned(best: dict[str, float], ahead: str = "") -> dict[Cell, Any]:

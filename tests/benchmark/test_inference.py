@@ -8,7 +8,7 @@ from scipy import stats
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW, ttost_paired
 
-from hemspec_benchmark.inference import Answer, Paired, Question, answers, composite, p_value, seeds_to_decide
+from hemspec_benchmark.inference import Answer, Paired, Question, answers, p_value, seeds_to_decide
 
 BETTER, NO_WORSE, ALIKE = (Question("", kind, 0.02) for kind in ("better", "no worse", "alike"))
 
@@ -149,7 +149,3 @@ def test_so_many_seeds_do_decide(question: Question, mean: float) -> None:
 def test_what_no_number_of_seeds_decides() -> None:
     assert seeds_to_decide(Answer(NO_WORSE, (differences(-0.02, 0.05),), corrected=1.0), tests=1) is None
     assert seeds_to_decide(Answer(BETTER, (Paired((0.0, 0.0, 0.0)),), corrected=1.0), tests=1) == 2
-
-
-def test_a_composite_is_the_mean_of_its_parts_by_seed() -> None:
-    assert composite([[1.0, 2.0], [3.0, 6.0]]).tolist() == [2.0, 4.0]

@@ -35,7 +35,8 @@ def of(cell: Cell) -> float:
     if cell.variant.startswith(("clipped", "adam")) and cell.task == "rejection":
         effect = 0.0
     shared = np.random.default_rng((cell.seed, 1)).normal()
-    own = np.random.default_rng((cell.seed, len(cell.setting), LOSSES.index(loss), 3)).normal()
+    place = LOSSES.index(loss) if loss in LOSSES else len(LOSSES)  # what is trained beside the arms
+    own = np.random.default_rng((cell.seed, len(cell.setting), place, 3)).normal()
     return float(0.8 + (effect + 3.0 * shared + NOISE.get(cell.task, 1.0) * own) / 100)
 
 

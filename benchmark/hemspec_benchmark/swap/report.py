@@ -8,6 +8,7 @@ from typing import Final
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from hemspec_benchmark.readme import table as markdown
 from hemspec_benchmark.store import Document, StoreError
 from hemspec_benchmark.swap import picture
 from hemspec_benchmark.swap.advice import Checked, check
@@ -155,10 +156,3 @@ def named(training: Training) -> str:
     clipped = ["clipped"] if training.clipping == "clipped" else []
     parts = [training.data, training.network, training.optimizer, training.schedule, *clipped]
     return ", ".join(parts)
-
-
-def markdown(head: Iterable[str], lines: Iterable[Iterable[str]]) -> str:
-    """A table."""
-    columns = list(head)
-    rows = [columns, ["---"] * len(columns), *(list(line) for line in lines)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in rows)

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from hemspec_benchmark.findings import gap
+from hemspec_benchmark.readme import table as markdown
 from hemspec_benchmark.store import Document
 from hemspec_benchmark.style import CARD, INK, loss_style, new_figure, percent, styled
 from hemspec_benchmark.swap.matrix import Training
-from hemspec_benchmark.swap.report import markdown
 from hemspec_benchmark.swap.selection import LOSSES, SEEDS, TRAININGS, Curves, Selected, selected
 
 PICTURE: Final = "selection"

@@ -24,4 +24,4 @@ def begin(backend: str, options: dict[str, Any]) -> worker.Work:
 
 
 if __name__ == "__main__":
-    worker.main(begin, packages=("flax", "mlxtend"))
+    worker.main(begin, packages=("flax", "mlxtend", "river"))

@@ -29,9 +29,10 @@ def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
         images = data.test_images
         logits = learner.logits(images)
         # Noise and photographs are the same for all trainings.
-        scores = {name: make(images, 0) for name, make in unknowns.FAR.items()}
         if workshop.protocol.evaluate_on == "validation":
             scores = {name: make(images, data.test_labels, 0) for name, make in unknowns.CHOOSING.items()}
+        else:
+            scores = {name: make(images, 0) for name, make in unknowns.FAR.items()}
     unknown_logits = {name: learner.logits(images) for name, images in scores.items()}
     if setting == "far" and seed == 0:
         details["samples"] = {name: part[:SHOWN].tolist() for name, part in {"known": logits, **unknown_logits}.items()}
