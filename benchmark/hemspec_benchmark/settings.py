@@ -10,6 +10,7 @@ import math
 import typing
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain, groupby
 from typing import Any, ClassVar, Final, Literal
 
 TASKS: Final[dict[str, tuple[str, ...]]] = {
@@ -158,10 +159,11 @@ class Rules(typing.Protocol):
 
 
 class Runnable(typing.Protocol):
-    """What the runner runs: `Plan`, and those of `hemspec_benchmark.arms` and `hemspec_benchmark.swap`."""
+    """What the runner runs: `Plan`, `Listed`, and those of `hemspec_benchmark.swap`."""
 
-    worker: ClassVar[str]
-    """The module that a framework's process runs."""
+    @property
+    def worker(self) -> str:
+        """The module that a framework's process runs."""
 
     @property
     def protocol(self) -> Rules:
@@ -240,6 +242,31 @@ class Plan:
     def shared(cell: Cell) -> tuple[object, ...]:
         """Equal for cells that should go to one process: they share a training."""
         return (cell.seed, cell.loss, bool(cell.variant))
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Cells to work off, in the order they have."""
+
+    work: tuple[Cell, ...]
+    protocol: Protocol
+    backends: tuple[str, ...]
+    worker: str
+    together: tuple[str, ...] = ("seed", "loss", "variant")
+    """Fields of a cell; where they are equal, cells that follow each other go to one process."""
+
+    def cells(self) -> list[Cell]:
+        """In the order of work."""
+        return list(self.work)
+
+    def shared(self, cell: Cell) -> tuple[object, ...]:
+        """The fields that are named."""
+        return tuple(getattr(cell, name) for name in self.together)
+
+    def part(self, number: int, of: int) -> Listed:
+        """Every `of`-th block of what goes together, beginning with the `number`-th; the parts together are all."""
+        blocks = [tuple(block) for _, block in groupby(self.work, key=self.shared)]
+        return replace(self, work=tuple(chain.from_iterable(blocks[number - 1 :: of])))
 
 
 def ordered(settings: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:

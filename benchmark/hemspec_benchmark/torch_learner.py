@@ -107,7 +107,7 @@ class Learner:
 
     def start(self, weights: Weights) -> None:
         torch.manual_seed(0)  # nothing below draws; a safeguard
-        self.network = Network(self.build, weights).to(self.device)
+        self.network: nn.Module = Network(self.build, weights).to(self.device)
         trained, decay = self.network.parameters(), self.build.weight_decay
         self.optimizer: torch.optim.Optimizer = (
             torch.optim.Adam(trained, 0.0, weight_decay=decay)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from hemspec_benchmark import datasets, metrics, unknowns
+from hemspec_benchmark import datasets, metrics
 from hemspec_benchmark.datasets import Dataset
 from hemspec_benchmark.network import Array
 from hemspec_benchmark.settings import Cell
 from hemspec_benchmark.swap.data import divided
 from hemspec_benchmark.swap.matrix import CANDIDATES, Matrix, Training, read_setting
+from hemspec_benchmark.swap.measured import clean_and_far, told
 from hemspec_benchmark.swap.replication import (
     FEW,
     FEW_BATCH,
@@ -48,17 +49,12 @@ def transformer(training: Training, rate: float, loss: str, seed: int) -> Outcom
     """Clean accuracy and far unknowns with all classes, near unknowns with a fifth of them held out."""
     whole = divided(training.data, seed, "test", MATRIX)
     known, held_out = datasets.hold_out(whole, seed)
-    far = {name: make(whole.test_images, 0) for name, make in unknowns.FAR.items()}
-    measured = {}
-    for data, others in (whole, far), (known, {"near": held_out}):
+    measured: dict[str, float] = {}
+    for data in whole, known:
         course = Course.on(data, training, CANDIDATES[loss], seed, MATRIX)
         state = trained(course, training, rate, *MATRIX.length(training.data), course.begin())
-        tested = logits_of(course, state, data.test_images)
-        if data is whole:
-            measured["clean"] = float(np.mean(tested.argmax(axis=1) == data.test_labels))
-        for name, images in others.items():
-            scores = metrics.rejection(tested, logits_of(course, state, images))
-            measured |= {f"{score}/{name}": value for score, value in scores.items() if score.startswith("auroc")}
+        reached = partial(logits_of, course, state)
+        measured |= clean_and_far(reached, data) if data is whole else told(reached, data, {"near": held_out})
     return Outcome(measured)
 
 

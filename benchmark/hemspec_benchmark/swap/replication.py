@@ -6,11 +6,10 @@ cross-entropy and goes on with a hundred digits, and a multilayer perceptron wit
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import ClassVar, Final
+from typing import Final
 
 from hemspec_benchmark.arms import CONFIRMING, PRIMARY
-from hemspec_benchmark.settings import Cell, Protocol
+from hemspec_benchmark.settings import Cell, Listed
 from hemspec_benchmark.swap.matrix import Training
 
 SEEDS: Final = tuple(range(100, 110))
@@ -51,20 +50,6 @@ def cells() -> list[Cell]:
     ]
 
 
-@dataclass(frozen=True)
-class ReplicationPlan:
-    """Cells to work off, for `hemspec_benchmark.runner.run`."""
-
-    work: tuple[Cell, ...]
-    protocol: Protocol = CONFIRMING
-    backends: tuple[str, ...] = field(default=("jax",))
-    worker: ClassVar[str] = "hemspec_benchmark.swap.worker"
-
-    def cells(self) -> list[Cell]:
-        """In the order of work."""
-        return list(self.work)
-
-    @staticmethod
-    def shared(cell: Cell) -> tuple[object, ...]:
-        """Equal for cells that should go to one process: they share a compiled program."""
-        return (cell.setting, cell.seed)
+def plan() -> Listed:
+    """All of them; those of one setting and seed share a compiled program, and what they go on from."""
+    return Listed(tuple(cells()), CONFIRMING, ("jax",), "hemspec_benchmark.swap.worker", ("setting", "seed"))
