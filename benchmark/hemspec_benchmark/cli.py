@@ -19,7 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from hemspec_benchmark import arms, claims_table, datasets, report, store, tune, unknowns
+from hemspec_benchmark import arms, claims_table, datasets, report, run_report, store, tune, unknowns
 from hemspec_benchmark.agreement import agreement
 from hemspec_benchmark.arms import CONFIRMING
 from hemspec_benchmark.composites import Results
@@ -403,7 +403,7 @@ def report_command(
         raise typer.BadParameter("--check compares the tables of a file: give --readme")
     with errors():
         document = store.read(result)
-        small = {Matrix.data: swap_report, Selection.data: selection_report}.get(document["data"])
+        small = small_report(document)
         reporting: Any = small or report
         tables = reporting.tables(document) if readme else {}
         for page in readme or []:
@@ -597,8 +597,15 @@ def say_or_what_is_missing(reporting: Any, document: Document, output: Path) -> 
         console.print(str(error), soft_wrap=True)
 
 
+def small_report(document: Document) -> Any:
+    """What reports a swap, a selection, or the run that decides the claims; None for other results."""
+    if document["protocol"] == CONFIRMING.as_json():
+        return run_report
+    return {Matrix.data: swap_report, Selection.data: selection_report}.get(document["data"])
+
+
 def write_small_report(reporting: Any, document: Document, output: Path) -> None:
-    """The table of a swap or a selection, and its picture as a file."""
+    """Its table, and its picture as a file."""
     console.print(reporting.table(document))
     pictures = write_pngs(reporting.figures(document), output / "pictures")
     console.print(f"The picture: {pictures[0]}", soft_wrap=True)

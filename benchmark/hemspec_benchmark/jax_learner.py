@@ -13,7 +13,7 @@ from jax import Array
 
 import hemspec.jax
 from hemspec_benchmark import network
-from hemspec_benchmark.learner import Build, Objective, in_batches
+from hemspec_benchmark.learner import Build, Objective, in_batches, median_seconds
 from hemspec_benchmark.losses import LOSSES
 from hemspec_benchmark.network import ARCHITECTURES, BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, Weights
 
@@ -102,6 +102,12 @@ def loss_of(criterion: Any, logits: Array, labels: Array, build: Build) -> Array
         logits, labels = logits[None], labels[None]
     value: Array = criterion(logits, labels)
     return value
+
+
+@partial(jax.jit, static_argnames="build")
+def loss_gradient(criterion: Any, logits: Array, labels: Array, build: Build) -> tuple[Array, Array]:
+    """The loss of a batch and its gradient, alone."""
+    return jax.value_and_grad(lambda z: loss_of(criterion, z, labels, build))(logits)
 
 
 @partial(jax.jit, static_argnames="build", donate_argnums=0)
@@ -212,3 +218,7 @@ class Learner:
             labels,
         )
         return logits, gradient
+
+    def loss_seconds(self, logits: network.Array, labels: network.Array) -> float:
+        z, y = jnp.asarray(logits), jnp.asarray(labels)
+        return median_seconds(lambda: np.asarray(loss_gradient(self.criterion, z, y, self.compiled)[1]))

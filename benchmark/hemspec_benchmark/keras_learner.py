@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 import hemspec.keras
-from hemspec_benchmark.learner import Build, Objective, in_batches
+from hemspec_benchmark.learner import Build, Objective, in_batches, median_seconds
 from hemspec_benchmark.losses import LOSSES
 from hemspec_benchmark.network import ARCHITECTURES, BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, Array, Weights
 
@@ -93,6 +93,7 @@ class Learner:
         self.epoch = tf.function(self._epoch, reduce_retracing=True)
         self.evaluate = tf.function(lambda x: tf.cast(self.model(x, training=False), tf.float32))
         self.attack = tf.function(self._attack)
+        self.gradient = tf.function(self._gradient)
 
     def start(self, weights: Weights) -> None:
         given = {_safe(name): array for name, array in weights.items()}
@@ -130,6 +131,10 @@ class Learner:
         )
         return logits, gradient
 
+    def loss_seconds(self, logits: Array, labels: Array) -> float:
+        z, y = tf.constant(logits), tf.constant(labels)
+        return median_seconds(lambda: self.gradient(z, y).numpy())
+
     def _epoch(self, images: Any, labels: Any, groups: Any) -> tuple[Any, Any]:
         steps = tf.shape(images)[0]
         losses, norms = tf.TensorArray(tf.float32, steps), tf.TensorArray(tf.float32, steps)
@@ -161,11 +166,17 @@ class Learner:
         with tf.GradientTape() as tape:
             tape.watch(images)
             logits = tf.cast(self.model(images, training=False), tf.float32)
-            if objective == "margin":
-                value = margin(logits, labels)
-            else:
-                value = self.model.loss(*((labels[None], logits[None]) if self.over_batch else (labels, logits)))
+            value = margin(logits, labels) if objective == "margin" else self._loss(logits, labels)
         return logits, tape.gradient(value, images)
+
+    def _gradient(self, logits: Any, labels: Any) -> Any:
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            value = self._loss(logits, labels)
+        return tape.gradient(value, logits)
+
+    def _loss(self, logits: Any, labels: Any) -> Any:
+        return self.model.loss(*((labels[None], logits[None]) if self.over_batch else (labels, logits)))
 
 
 _KINDS = {"kernel": "kernel", "bias": "bias", "gamma": "scale", "beta": "shift"}

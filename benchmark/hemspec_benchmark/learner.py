@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import statistics
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Literal, Protocol
@@ -77,6 +79,20 @@ class Learner(Protocol):
         ``"margin"`` is the largest other logit minus the true one, summed over the images; ``"loss"`` is the loss that
         was trained with.
         """
+
+    def loss_seconds(self, logits: Array, labels: Array) -> float:
+        """What the loss of a batch and its gradient take, without the network: see `median_seconds`."""
+
+
+def median_seconds(call: Callable[[], object], times: int = 20) -> float:
+    """Of so many calls, each of which waits for its result; after one that may compile."""
+    call()
+    taken = []
+    for _ in range(times):
+        begun = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begun)
+    return statistics.median(taken)
 
 
 def learner_class(backend: str) -> Any:

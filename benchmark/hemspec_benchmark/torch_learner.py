@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hemspec.torch
-from hemspec_benchmark.learner import Build, Objective, in_batches
+from hemspec_benchmark.learner import Build, Objective, in_batches, median_seconds
 from hemspec_benchmark.losses import LOSSES
 from hemspec_benchmark.network import ARCHITECTURES, BATCH_NORM_EPSILON, BATCH_NORM_MOMENTUM, Array, Weights
 
@@ -154,6 +154,10 @@ class Learner:
         self.network.eval()
         logits, gradient = in_batches(attack, self.build.evaluation_batch, images, labels)
         return logits, gradient
+
+    def loss_seconds(self, logits: Array, labels: Array) -> float:
+        z, y = torch.from_numpy(logits).to(self.device).requires_grad_(), self._labels(labels)
+        return median_seconds(lambda: torch.autograd.grad(self._loss(z, y), z)[0].cpu())
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Any:
         if self.build.over_batch and logits.ndim == 2:

@@ -92,6 +92,8 @@ PREDICT = ("logits", X[0, :5])
 ATTACKS = [("input_gradient", X[0, :5], Y[0, :5], "margin"), ("input_gradient", X[0, :4], Y[0, :4], "loss")]
 """The loss is a mean over the images of a batch, so of one batch alone."""
 
+TIMED = ("loss_seconds", np.random.default_rng(7).normal(size=(16, 10)).astype(np.float32), Y[0])
+
 CASES: dict[str, Case] = {
     "small": (build_of("small", IMAGE, 10), [("start", SMALL), PREDICT, *ATTACKS, *CHANGED_RATE, PREDICT]),
     "twice": (
@@ -109,11 +111,11 @@ CASES: dict[str, Case] = {
     "hardly clipped": (build_of("small", IMAGE, 10, clip=1e6), [("start", SMALL), *CHANGED_RATE]),
     "without norm": (
         build_of("small-without-norm", IMAGE, 10, "hem-mean"),
-        [("start", WITHOUT_NORM), PREDICT, *ATTACKS, *CHANGED_RATE],
+        [("start", WITHOUT_NORM), PREDICT, *ATTACKS, *CHANGED_RATE, TIMED],
     ),
     "dice": (
         build_of("small", IMAGE, 10, "dice-batch", over_batch=True),
-        [("start", SMALL), PREDICT, *ATTACKS, *CHANGED_RATE],
+        [("start", SMALL), PREDICT, *ATTACKS, *CHANGED_RATE, TIMED],
     ),
     "heads": (
         build_of("small", IMAGE, 12, heads=3),
@@ -312,3 +314,10 @@ def test_mixed_precision_is_near_and_returns_float32(backend: str, of: Any) -> N
     logits, gradient = called(of(backend), "mixed", "input_gradient")[0]
     assert logits.dtype == gradient.dtype == np.float32
     assert np.isfinite(gradient).all()
+
+
+@pytest.mark.parametrize("case", ["without norm", "dice"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_loss_alone_is_timed(backend: str, case: str, of: Any) -> None:
+    (seconds,) = called(of(backend), case, "loss_seconds")
+    assert 1e-6 < seconds < 1.0

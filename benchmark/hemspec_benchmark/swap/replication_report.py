@@ -30,10 +30,9 @@ def told(score: str, *kinds: str) -> Any:
     """The mean AUROC over kinds of unknowns; a training without finite logits ranks nothing."""
 
     def read(metrics: Metrics) -> float | None:
-        names = [f"auroc/{score}/{kind}" for kind in kinds]
-        if not any(name in metrics for name in names):
-            return None
-        return float(np.mean([0.5 if (value := metrics[name]) is None else value for name in names]))
+        names = [name for kind in kinds if (name := f"auroc/{score}/{kind}") in metrics]
+        found = [0.5 if (value := metrics[name]) is None else value for name in names]
+        return float(np.mean(found)) if found else None
 
     return read
 
@@ -42,8 +41,9 @@ FAR: Final = ("photographs", "noise", "blobs", "permuted", "phases")
 MEASURES: Final = {
     "accuracy": lambda metrics: metrics.get("clean"),
     "balanced accuracy, 1 : 50": lambda metrics: metrics.get("balanced_accuracy"),
-    "near unknowns, largest logit": told("max_logit", "near"),
-    "near unknowns, softmax": told("max_softmax", "near"),
+    "accuracy on corrupted images": lambda metrics: metrics.get("corrupted"),
+    "near unknowns, largest logit": told("max_logit", "near", "classes"),
+    "near unknowns, softmax": told("max_softmax", "near", "classes"),
     "far unknowns, largest logit": told("max_logit", *FAR),
     "far unknowns, softmax": told("max_softmax", *FAR),
 }
@@ -53,9 +53,9 @@ def rows(document: Document) -> Iterator[tuple[str, ...]]:
     """Setting by setting and measure by measure, over the seeds that CE and the other have."""
     found: dict[str, dict[str, dict[int, Metrics]]] = {}
     for entry in document["explorations"]:
-        if entry["task"] in TASKS:
-            by_loss = found.setdefault(entry["setting"], {})
-            by_loss.setdefault(entry["loss"], {})[entry["seed"]] = entry["metrics"]
+        if setting := replicated(entry):
+            by_seed = found.setdefault(setting, {}).setdefault(entry["loss"], {})
+            by_seed[entry["seed"]] = {**by_seed.get(entry["seed"], {}), **entry["metrics"]}
     for setting, by_loss in sorted(found.items(), key=lambda one: rank(one[0])):
         base = by_loss.get("ce", {})
         for name, read in MEASURES.items():
@@ -63,6 +63,15 @@ def rows(document: Document) -> Iterator[tuple[str, ...]]:
             if reached:
                 gaps = [less(by_loss.get(loss, {}), base, read) for loss in OTHERS]
                 yield named(setting), name, str(len(reached)), plus_minus(estimate(reached)), *gaps
+
+
+def replicated(entry: Mapping[str, Any]) -> str | None:
+    """The setting that a cell replicates, if it does."""
+    if entry["task"] in TASKS:
+        return str(entry["setting"])
+    data, *_, rate = entry["variant"].split()
+    # The tasks of the run on other images: its own network and optimizer.
+    return f"{data} small momentum cosine free {rate}" if data == "mnist" else None
 
 
 def less(own: Mapping[int, Metrics], base: Mapping[int, Metrics], read: Any) -> str:
@@ -79,6 +88,7 @@ def rank(setting: str) -> tuple[str, float]:
 
 NAMES: Final = {
     "mlp": "MLP",
+    "small": "the run's CNN",
     "cnn": "CNN",
     "cnn-norm": "CNN with batch norm",
     "vit": "transformer",

@@ -16,6 +16,8 @@ class Outcome:
 
     metrics: dict[str, float]
     details: dict[str, Any] = field(default_factory=dict)
+    timings: dict[str, float] = field(default_factory=dict)
+    """What is not the same when it is done again."""
 
 
 def run(workshop: Workshop, cell: Cell) -> Outcome:

@@ -42,8 +42,10 @@ def run(workshop: Workshop, setting: str, loss: str, seed: int) -> Outcome:
     measured |= {name: value for name, value in calibration.items() if name.startswith("ece")}
     # What is no fraction is not measured in points.
     details = asdict(record) | {
-        "calibration": {name: calibration[name] for name in calibration if name not in measured}
+        "calibration": {name: calibration[name] for name in calibration if name not in measured},
     }
     if seed == 0:
         details["samples"] = {"logits": logits[:SHOWN].tolist()}
-    return Outcome(measured, details)
+    batch = workshop.protocol.classification.batch_size
+    timings = {"loss_milliseconds": 1000.0 * learner.loss_seconds(logits[:batch], data.test_labels[:batch])}
+    return Outcome(measured, details, timings)
