@@ -24,7 +24,60 @@ class Advice:
     holds: Callable[[Training], bool]
 
 
-ADVICE: Final[tuple[Advice, ...]] = ()
+SMALL: Final = ("mlp", "cnn", "cnn-norm")
+"""Networks that are no transformers: with SGD none of our losses is safe in those."""
+
+
+def _adam_falling(training: Training) -> bool:
+    return _adam(training) and training.schedule != "constant"
+
+
+def _adam_constant(training: Training) -> bool:
+    return _adam(training) and training.schedule == "constant" and training.network in SMALL
+
+
+def _sgd_clipped(training: Training) -> bool:
+    falls = training.schedule != "constant"
+    return not _adam(training) and falls and training.clipping == "clipped" and training.network in SMALL
+
+
+def _sgd_free(training: Training) -> bool:
+    # One-cycle without momentum goes up to rates at which a network without batch norm does not survive.
+    momentum_or_slow = training.optimizer == "momentum" or training.schedule != "one-cycle"
+    free = training.clipping == "free" and training.network in SMALL
+    return not _adam(training) and momentum_or_slow and free
+
+
+def _segmentation(training: Training) -> bool:
+    return training.data == "scenes" and training.optimizer == "adam"
+
+
+def _adam(training: Training) -> bool:
+    return training.optimizer.startswith("adam") and training.data != "scenes"
+
+
+ADVICE: Final = (
+    Advice("Adam or AdamW, a rate that falls", "`HEMLoss()`", "hem-margin-1", _adam_falling),
+    Advice(
+        "Adam or AdamW, a constant rate; an MLP or a CNN",
+        '`HEMLoss(reduction="mean")`',
+        "hem-margin-1-mean",
+        _adam_constant,
+    ),
+    Advice(
+        "SGD, a rate that falls, the gradient's norm clipped at 1; an MLP or a CNN",
+        "`HEMLoss()`",
+        "hem-margin-1",
+        _sgd_clipped,
+    ),
+    Advice(
+        "SGD, not clipped (without momentum: not one-cycle); an MLP or a CNN",
+        '`HEMLoss(reduction="mean")`',
+        "hem-margin-1-mean",
+        _sgd_free,
+    ),
+    Advice("Adam, segmentation", "`HEMLoss()`", "hem-margin-1", _segmentation),
+)
 
 
 @dataclass(frozen=True)
