@@ -13,6 +13,7 @@ from hemspec_benchmark.swap.matrix import (
     CANDIDATES,
     CHECKING_SEEDS,
     MATRIX,
+    NEW_SEEDS,
     SEEDS,
     Training,
     candidates_of,
@@ -74,7 +75,7 @@ def missing(document: Document) -> int:
     return sum(
         (training, candidate, seed) not in there
         for training in MATRIX
-        for seed in (*SEEDS, *CHECKING_SEEDS)
+        for seed in (*SEEDS, *CHECKING_SEEDS, *NEW_SEEDS)
         for candidate in candidates_of(training, seed)
     )
 

@@ -29,7 +29,9 @@ RATES: Final = {
 TUNING_SEEDS: Final = (90, 91, 92)
 SEEDS: Final = (101, 102, 103, 104, 105)
 CHECKING_SEEDS: Final = (110, 111, 112, 113, 114)
-"""On which the decision table has to be right."""
+"""On which the decision table had to be right; it was not, by a little."""
+NEW_SEEDS: Final = (115, 116, 117, 118, 119)
+"""On which the narrowed table has to be right."""
 
 VALIDATION: Final = "validation"
 """The variant of the cells that are scored on the validation part."""
@@ -175,7 +177,13 @@ class SwapPlan:
 
 
 def candidates_of(training: Training, seed: int) -> list[str]:
-    """Those that a training of the matrix has with a seed; with a checking seed fewer, and none for scenes."""
+    """Those that a training of the matrix has with a seed; with a checking seed fewer, and none for scenes.
+
+    The new seeds serve the narrowed decision table, which says nothing of transformers.
+    """
+    if seed in NEW_SEEDS:
+        left_out = training.data == "scenes" or training.network == "vit"
+        return [] if left_out else ["ce", "hem-margin-1", "hem-margin-1-mean"]
     checking = seed in CHECKING_SEEDS
     if checking and training.data == "scenes":
         return []
