@@ -11,7 +11,7 @@ from rich.table import Table
 from hemspec_benchmark.readme import table as markdown
 from hemspec_benchmark.store import Document, StoreError
 from hemspec_benchmark.swap import picture
-from hemspec_benchmark.swap.advice import Checked, check
+from hemspec_benchmark.swap.advice import FIRST, Checked, check
 from hemspec_benchmark.swap.decide import (
     Difference,
     Summary,
@@ -21,7 +21,16 @@ from hemspec_benchmark.swap.decide import (
     summaries,
     to_the_better,
 )
-from hemspec_benchmark.swap.matrix import CANDIDATES, CHECKING_SEEDS, RATES, Training, read_setting
+from hemspec_benchmark.swap.matrix import (
+    CANDIDATES,
+    CHECKING_SEEDS,
+    MATRIX,
+    NEW_SEEDS,
+    RATES,
+    SEEDS,
+    Training,
+    read_setting,
+)
 
 COLUMNS: Final = ("trainings", "within 1 point", "ahead", "broken", "worst", "in")
 PICTURE: Final = "swap"
@@ -46,14 +55,19 @@ def whole(document: Document) -> Document:
 def tables(document: Document) -> dict[str, str]:
     """In Markdown, by name."""
     made = differences(whole(document))
-    checking = differences(document, CHECKING_SEEDS)
+    checking, new = (differences(document, seeds) for seeds in (CHECKING_SEEDS, NEW_SEEDS))
+    # Scenes have the first five seeds alone.
+    scenes = [entry for entry in made if entry.training.data == "scenes"]
+    seen = [*differences(document, (*SEEDS, *CHECKING_SEEDS)), *scenes]
+    lowest, highest = at_ends(document)
     return {
         "swap": markdown(("", *COLUMNS), map(row, summaries(made))),
-        "swap-advice": advice_table(check(made), check(checking)),
-        "swap-wrong": wrong_sentences(check(checking)),
+        "swap-advice": advice_table(check(seen), check(new)),
+        "swap-wrong": wrong_sentences(check(new)),
+        "swap-first": first_sentence(check(checking, FIRST)),
         "swap-default": default_table(made),
         "swap-between": between_table(made),
-        "swap-rates": rates_sentence(document),
+        "swap-ends": "\n".join(map(ends_line, ("lowest", "highest"), (lowest, highest))),
     }
 
 
@@ -90,7 +104,7 @@ def advice_table(made: Sequence[Checked], checking: Sequence[Checked]) -> str:
     ]
     total, spoken = sum(one.right for one in checking), sum(one.trainings for one in checking)
     lines.append(("all of these", "", of_all(made), f"{total} of {spoken} ({100 * total / max(1, spoken):.0f} %)"))
-    return markdown(("you train with", "take", "right", "on other seeds"), lines)
+    return markdown(("you train with", "take", "right", "on new seeds"), lines)
 
 
 def of(found: Checked) -> str:
@@ -102,6 +116,15 @@ def of_all(found: Iterable[Checked]) -> str:
     """The same over all lines."""
     lines = list(found)
     return f"{sum(one.right for one in lines)} of {sum(one.trainings for one in lines)}"
+
+
+def first_sentence(checked: Sequence[Checked]) -> str:
+    """What became of the first table."""
+    right, spoken = sum(one.right for one in checked), sum(one.trainings for one in checked)
+    return (
+        f"The first table was right in {right} of {spoken} trainings there, {100 * right / max(1, spoken):.1f} %. "
+        f"Wrong:\n\n{wrong_sentences(checked)}"
+    )
 
 
 def wrong_sentences(checking: Iterable[Checked]) -> str:
@@ -129,21 +152,26 @@ def between_table(made: Sequence[Difference]) -> str:
     return markdown(("", "within 1 point of the better", "of scenes", "worst", "in"), lines)
 
 
-def rates_sentence(document: Document) -> str:
-    """For which trainings the best rate lies at an end of its list, so that a better one may lie beyond."""
+def at_ends(document: Document) -> tuple[list[Training], list[Training]]:
+    """The trainings whose rate is the lowest of its list, and the highest, so that a better one may lie beyond."""
     chosen = dict(read_setting(entry["setting"]) for entry in document["cells"])
     lowest, highest = (
-        [training for training, rate in chosen.items() if rate == end(RATES[training.optimizer])] for end in (min, max)
+        sorted(training for training, rate in chosen.items() if rate == end(RATES[training.optimizer]))
+        for end in (min, max)
     )
-    return (
-        f"The rate that suits cross-entropy is the lowest of its list in {len(lowest)} of {len(chosen)} trainings and "
-        f"the highest in {len(highest)}{names(lowest + highest)}."
-    )
+    return lowest, highest
 
 
-def names(trainings: Sequence[Training]) -> str:
-    """In brackets, if there are any."""
-    return f" ({'; '.join(named(training) for training in sorted(trainings))})" if trainings else ""
+def ends_line(end: str, trainings: Sequence[Training]) -> str:
+    """By optimizer, since they share a list of rates."""
+    parts = []
+    for optimizer, rates in RATES.items():
+        found = [training for training in trainings if training.optimizer == optimizer]
+        if found:
+            rate = min(rates) if end == "lowest" else max(rates)
+            names = "; ".join(named(training) for training in found)
+            parts.append(f"  - {optimizer}, {rate:g}, {len(found)} trainings: {names}")
+    return "\n".join([f"- the {end} of its list, in {len(trainings)} of {len(MATRIX)} trainings", *parts])
 
 
 def points(found: Difference) -> str:
