@@ -234,11 +234,14 @@ def perf(session: nox.Session) -> None:
 
 @nox.session(default=False, venv_backend="none")
 def report(session: nox.Session) -> None:
-    """From the committed results of the full run: results/report/report.html, the published tables and pictures."""
+    """From the committed results: results/report, and the published tables and pictures."""
     stack(session)
-    written = ["--readme", "docs/site/benchmark.md", "--refresh", "docs/benchmark"]
-    arguments = ["benchmark/results/full.json.gz", "--output", "results/report", *written]
-    run(session, "hemspec-benchmark", "report", *arguments)
+    site = {"full": ["benchmark.md"], "swap": ["swap.md", "migration/index.md"], "selection": ["selection.md"]}
+    for name, names in site.items():
+        pages = [f"docs/site/{page}" for page in names] + (["README.md"] if name == "swap" else [])
+        options = [part for page in pages for part in ("--readme", page)]
+        arguments = [f"benchmark/results/{name}.json.gz", "--output", f"results/report/{name}", *options]
+        run(session, "hemspec-benchmark", "report", *arguments, "--refresh", "docs/benchmark")
 
 
 @nox.session

@@ -185,10 +185,10 @@ class HEMLoss(_MarginLoss):
 
     Source: Spratling and Schütt 2025, arXiv 2501.12191. See `hem_loss` for the shapes and the errors.
 
-    With Adam nothing else had to change in what we tried. With SGD take ``reduction="mean"``, or let the rate fall to 0
-    and clip the gradient's norm at 1: the active mean divides by the samples that still have an error, and its gradient
-    does not fade. Compare epochs and runs by accuracy or by ``reduction="mean"``: the active mean of validation data
-    can grow while the model improves.
+    With Adam and a rate that falls nothing else had to change in the trainings we tried. With SGD take
+    ``reduction="mean"``, or let the rate fall to 0 and clip the gradient's norm at 1: the active mean divides by the
+    samples that still have an error, and its gradient does not fade. Compare epochs and runs by accuracy or by
+    ``reduction="mean"``: the active mean of validation data can grow while the model improves.
 
     Args:
         margin: >= 0: a number, e.g. ``margin_from_num_samples(50_000)`` (the paper's HEM), or one for each true

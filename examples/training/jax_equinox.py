@@ -31,7 +31,9 @@ UPDATES = len(x_train) // BATCH_SIZE
 
 def fit(name: str, criterion) -> None:
     model = eqx.nn.MLP(64, 10, width_size=128, depth=1, key=jax.random.key(SEED))
-    optimizer = optax.sgd(optax.cosine_decay_schedule(0.05, EPOCHS * UPDATES), momentum=0.9)
+    schedule = optax.cosine_decay_schedule(0.05, EPOCHS * UPDATES)
+    # Clipped, because averaged over the active samples HEM's gradient does not fade.
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(schedule, momentum=0.9))
     state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
 
     @eqx.filter_jit

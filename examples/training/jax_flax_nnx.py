@@ -41,7 +41,9 @@ class Network(nnx.Module):
 def fit(name: str, criterion) -> None:
     model = Network(rngs=nnx.Rngs(SEED))
     schedule = optax.cosine_decay_schedule(0.05, EPOCHS * UPDATES)
-    optimizer = nnx.Optimizer(model, optax.sgd(schedule, momentum=0.9), wrt=nnx.Param)
+    # Clipped, because averaged over the active samples HEM's gradient does not fade.
+    sgd = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(schedule, momentum=0.9))
+    optimizer = nnx.Optimizer(model, sgd, wrt=nnx.Param)
 
     @nnx.jit
     def train_step(model: Network, optimizer: nnx.Optimizer, x: jax.Array, y: jax.Array) -> jax.Array:

@@ -28,7 +28,8 @@ def fit(name: str, loss: keras.losses.Loss) -> None:
         [keras.Input((64,)), keras.layers.Dense(128, activation="relu"), keras.layers.Dense(10)]  # logits
     )
     schedule = keras.optimizers.schedules.CosineDecay(0.05, EPOCHS * -(-len(x_train) // BATCH_SIZE))
-    model.compile(optimizer=keras.optimizers.SGD(schedule, momentum=0.9), loss=loss, metrics=["accuracy"])
+    sgd = keras.optimizers.SGD(schedule, momentum=0.9, global_clipnorm=1.0)  # clipped: HEM's gradient does not fade
+    model.compile(optimizer=sgd, loss=loss, metrics=["accuracy"])
     model.fit(x_train, y_train, batch_size=BATCH_SIZE, epochs=EPOCHS, verbose=0)
     accuracy = model.evaluate(x_test, y_test, batch_size=540, verbose=0, return_dict=True)["accuracy"]
     print(f"{name}: accuracy {100 * accuracy:.1f} %")

@@ -86,7 +86,7 @@ def fit(name, make_module, train_set, test_set) -> None:
     L.seed_everything(SEED, verbose=False)
     module = make_module()
     order = torch.Generator().manual_seed(SEED)
-    trainer = make_trainer(max_epochs=12, accumulate_grad_batches=4, gradient_clip_val=5.0)
+    trainer = make_trainer(max_epochs=12, accumulate_grad_batches=4, gradient_clip_val=1.0)
     trainer.fit(module, DataLoader(train_set, batch_size=16, shuffle=True, generator=order))
     (figures,) = trainer.test(module, DataLoader(test_set, batch_size=len(test_set)), verbose=False)
     print(f"{name}: accuracy {100 * figures.pop('accuracy'):.1f} %")

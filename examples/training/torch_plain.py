@@ -5,8 +5,8 @@
 
 Cross-entropy first, then HEM: the change is one line, the criterion. Both start from the same weights and see the same
 batches. SEED fixes the split, the weights and the batches and was not chosen for its results: one run of one seed says
-nothing about the losses. The learning rate is one that suits cross-entropy, and it decays: averaged over the samples
-that are still active, HEM's gradient does not fade by itself.
+nothing about the losses. The learning rate is one that suits cross-entropy; it decays, and gradients are clipped:
+averaged over the samples that are still active, HEM's gradient does not fade by itself, and SGD needs that.
 """
 
 import torch
@@ -50,6 +50,7 @@ def fit(name: str, criterion: nn.Module) -> None:
             optimizer.zero_grad()
             loss = criterion(model(x), y)
             loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
     model.eval()

@@ -93,7 +93,8 @@ def differences(document: Document, seeds: Iterable[int] = SEEDS) -> list[Differ
         if candidate != "ce" and set(reached) == set(base) == asked:
             points = 100.0 * np.mean([reached[seed]["score"] - base[seed]["score"] for seed in asked])
             finite = all(metrics["finite"] == 1.0 for metrics in reached.values())
-            made.append(Difference(training, candidate, float(points), finite))
+            # Rounded, so that a difference of exactly a point is one on every machine.
+            made.append(Difference(training, candidate, round(float(points), 9), finite))
     return made
 
 

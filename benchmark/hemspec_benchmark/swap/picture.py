@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 from hemspec_benchmark.plots import tile
 from hemspec_benchmark.style import INK, new_figure, styled
 from hemspec_benchmark.swap.decide import Difference, worst
-from hemspec_benchmark.swap.matrix import CANDIDATES, CLIPPING, MATRIX, OPTIMIZERS, SCHEDULES, Training
+from hemspec_benchmark.swap.matrix import CLIPPING, MATRIX, OPTIMIZERS, SCHEDULES, Training
 
 OPTIMIZER_NAMES: Final = {"sgd": "SGD", "momentum": "SGD, momentum", "adam": "Adam", "adamw": "AdamW"}
 DATA_NAMES: Final = {"digits": "digits", "mnist": "MNIST", "scenes": "segmentation"}
@@ -43,18 +43,18 @@ def columns() -> list[Column]:
 
 
 @styled
-def overview(made: Sequence[Difference], candidates: Iterable[str]) -> Figure:
-    """A panel for each candidate: optimizers by schedules, in each tile the worst of the networks."""
-    names = list(candidates)
+def overview(made: Sequence[Difference], panels: Mapping[str, str]) -> Figure:
+    """A panel for each candidate, with its title: optimizers by schedules, in each tile the worst of the networks."""
     shown = columns()
     figure = new_figure(
         10.2,
-        0.95 + 1.75 * len(names),
+        0.95 + 1.75 * len(panels),
         "Cross-entropy replaced, nothing else changed: points of accuracy (of mean IoU), the worst of four networks",
     )
-    for number, (axes, name) in enumerate(zip(figure.subplots(len(names), squeeze=False)[:, 0], names, strict=True)):
+    rows = zip(figure.subplots(len(panels), squeeze=False)[:, 0], panels.items(), strict=True)
+    for number, (axes, (name, title)) in enumerate(rows):
         panel(axes, [entry for entry in made if entry.candidate == name], shown, headed=number == 0)
-        axes.set_title(CANDIDATES[name].label, pad=38 if number == 0 else 6, fontweight="bold")
+        axes.set_title(title, pad=38 if number == 0 else 6, fontweight="bold")
     legend = {"less than 1 behind, or ahead": SAFE, "1 to 5 behind": BEHIND, "broken": BROKEN}
     patches = [Patch(color=colour, label=text) for text, colour in legend.items()]
     figure.legend(handles=patches, loc="outside lower left", ncols=len(patches))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from matplotlib.figure import Figure
@@ -11,7 +11,7 @@ from rich.table import Table
 from hemspec_benchmark.readme import table as markdown
 from hemspec_benchmark.store import Document, StoreError
 from hemspec_benchmark.swap import picture
-from hemspec_benchmark.swap.advice import FIRST, Checked, check
+from hemspec_benchmark.swap.advice import DEFAULT, FIRST, MEAN, Checked, check
 from hemspec_benchmark.swap.decide import (
     Difference,
     Summary,
@@ -19,7 +19,9 @@ from hemspec_benchmark.swap.decide import (
     differences,
     missing,
     summaries,
+    summary,
     to_the_better,
+    worst,
 )
 from hemspec_benchmark.swap.matrix import (
     CANDIDATES,
@@ -34,8 +36,6 @@ from hemspec_benchmark.swap.matrix import (
 
 COLUMNS: Final = ("trainings", "within 1 point", "ahead", "broken", "worst", "in")
 PICTURE: Final = "swap"
-SHOWN: Final = ("hem-margin-1", "hem-margin-1-mean", "hem", "hem-mean")
-"""The panels of the picture."""
 
 
 def whole(document: Document) -> Document:
@@ -65,6 +65,8 @@ def tables(document: Document) -> dict[str, str]:
         "swap-advice": advice_table(check(seen), check(new)),
         "swap-wrong": wrong_sentences(check(new)),
         "swap-first": first_sentence(check(checking, FIRST)),
+        "swap-short": short(made),
+        "swap-groups": groups_table(made),
         "swap-default": default_table(made),
         "swap-between": between_table(made),
         "swap-ends": "\n".join(map(ends_line, ("lowest", "highest"), (lowest, highest))),
@@ -86,7 +88,8 @@ def figures(document: Document, names: Collection[str] | None = None) -> dict[st
     """By name, all or those named."""
     if names is not None and PICTURE not in names:
         return {}
-    return {PICTURE: picture.overview(differences(whole(document)), SHOWN)}
+    panels = {candidate: name.strip("`") for candidate, name in SAID.items()}
+    return {PICTURE: picture.overview(differences(whole(document)), panels)}
 
 
 def row(found: Summary) -> tuple[str, ...]:
@@ -94,6 +97,49 @@ def row(found: Summary) -> tuple[str, ...]:
     shares = (f"{100 * share:.0f} %" for share in (found.within, found.ahead, found.broken))
     worst = points(found.worst), named(found.worst.training)
     return CANDIDATES[found.candidate].label, str(found.trainings), *shares, *worst
+
+
+GROUPS: Final[Mapping[str, Callable[[Training], bool]]] = {
+    "Adam, AdamW": lambda training: training.data != "scenes" and training.optimizer.startswith("adam"),
+    "SGD, clipped": lambda training: training.optimizer in ("sgd", "momentum") and training.clipping == "clipped",
+    "SGD, not clipped": lambda training: (
+        training.data != "scenes" and training.optimizer in ("sgd", "momentum") and training.clipping == "free"
+    ),
+    "segmentation, Adam": lambda training: training.data == "scenes" and training.optimizer == "adam",
+    "segmentation, SGD, momentum": lambda training: training.data == "scenes" and training.optimizer == "momentum",
+}
+SAID: Final = {candidate: name for name, candidate in (DEFAULT, MEAN)}
+"""What people can have without knowing their data, as they write it."""
+
+
+def short(made: Sequence[Difference]) -> str:
+    """The sentences that a README has room for, what speaks against HEM first."""
+    lines = []
+    for candidate, name in SAID.items():
+        found = summary(candidate, [entry for entry in made if entry.candidate == candidate])
+        broken, within = (round(share * found.trainings) for share in (found.broken, found.within))
+        lines.append(
+            f"- {name} broke {broken} of {found.trainings} (more than 5 points behind; at worst "
+            f"{points(found.worst)}, {named(found.worst.training)}) and was at most 1 point behind in {within}."
+        )
+    return "\n".join(lines)
+
+
+def groups_table(made: Sequence[Difference]) -> str:
+    """The default and the mean, where it matters: by optimizer, clipping and task."""
+    head = [
+        "trainings",
+        *(f"{name}: {column}" for name in SAID.values() for column in ("at most 1 behind", "broken", "worst")),
+    ]
+    lines = []
+    for group, belongs in GROUPS.items():
+        cells = [group]
+        for candidate in SAID:
+            found = [entry for entry in made if entry.candidate == candidate and belongs(entry.training)]
+            within, broken = sum(entry.within for entry in found), sum(entry.broken for entry in found)
+            cells += [f"{within} of {len(found)}", str(broken), points(worst(found))]
+        lines.append(cells)
+    return markdown(head, lines)
 
 
 def advice_table(made: Sequence[Checked], checking: Sequence[Checked]) -> str:
@@ -130,14 +176,27 @@ def first_sentence(checked: Sequence[Checked]) -> str:
 def wrong_sentences(checking: Iterable[Checked]) -> str:
     """Where the table was wrong on other seeds, by name."""
     wrong = [
-        f"- {one.advice.where}: {named(entry.training)}, {points(entry)}" for one in checking for entry in one.wrong
+        f"- {one.advice.where}: {named(entry.training)}, {points(entry, 2)}" for one in checking for entry in one.wrong
     ]
     return "\n".join(wrong) or "Nowhere."
 
 
 def default_table(made: Sequence[Difference]) -> str:
-    """Those on trial for the bare constructor, the best first."""
-    return markdown(("", *COLUMNS), map(row, best_default(made)))
+    """Those on trial for the bare constructor, the best first; beside it, where each is worst."""
+    lines = []
+    for found in best_default(made):
+        own = [entry for entry in made if entry.candidate == found.candidate]
+        images = [entry for entry in own if entry.training.data != "scenes"]
+        adam = [entry for entry in own if entry.training.data == "scenes" and entry.training.optimizer == "adam"]
+        lines.append(
+            (
+                CANDIDATES[found.candidate].label,
+                *(points(worst(entries)) for entries in (own, images, adam)),
+                *(f"{sum(getattr(entry, what) for entry in images)} of {len(images)}" for what in ("within", "broken")),
+            )
+        )
+    head = ("", "worst", "in classification", "in segmentation with Adam", "within 1 point, classification", "broken")
+    return markdown(head, lines)
 
 
 def between_table(made: Sequence[Difference]) -> str:
@@ -174,9 +233,9 @@ def ends_line(end: str, trainings: Sequence[Training]) -> str:
     return "\n".join([f"- the {end} of its list, in {len(trainings)} of {len(MATRIX)} trainings", *parts])
 
 
-def points(found: Difference) -> str:
+def points(found: Difference, digits: int = 1) -> str:
     """With a sign that reads well."""
-    return f"{found.points:+.1f}".replace("-", "−") if found.finite else "not finite"
+    return f"{found.points:+.{digits}f}".replace("-", "−") if found.finite else "not finite"
 
 
 def named(training: Training) -> str:

@@ -22,9 +22,12 @@ from sphinx.util.docutils import SphinxDirective
 
 from hemspec import cross_entropy_loss, hem_loss
 from hemspec.reference.hem import kept_errors, margin_errors
-from hemspec_benchmark import report, statistics, store, style
+from hemspec_benchmark import report, store, style
+from hemspec_benchmark.swap import report as swap_report
+from hemspec_benchmark.swap import selection_report
 
-RESULTS: Final = Path(__file__).parents[3] / "benchmark/results/full.json.gz"
+RESULTS: Final = Path(__file__).parents[3] / "benchmark/results"
+FULL: Final = RESULTS / "full.json.gz"
 REPORT: Final = "benchmark-report.html"
 
 
@@ -74,19 +77,22 @@ def gradient_of_one_rival() -> Figure:
 
 
 @functools.cache
-def results() -> statistics.Document:
-    return store.read(RESULTS)
-
-
-@functools.cache
 def measured() -> dict[str, Callable[[], Figure | None]]:
     """What draws each of the report's figures."""
-    return report.drawings(results())
+    return report.drawings(store.read(FULL))
+
+
+def drawn_from(result: str, reporting: Any) -> Figure:
+    """The one figure of a small report."""
+    (figure,) = reporting.figures(store.read(RESULTS / result)).values()
+    return figure
 
 
 DRAWN: Final[dict[str, Callable[[], Figure]]] = {
     "errors-and-gradients": errors_and_gradients,
     "gradient-of-one-rival": gradient_of_one_rival,
+    "swap": functools.partial(drawn_from, "swap.json.gz", swap_report),
+    "selection": functools.partial(drawn_from, "selection.json.gz", selection_report),
 }
 
 
@@ -116,7 +122,7 @@ def start_report(app: Sphinx) -> None:
     code = "import sys; from pathlib import Path; from hemspec_benchmark import report, store; "
     code += "Path(sys.argv[2]).write_text(report.page(store.read(Path(sys.argv[1]))), encoding='utf-8')"
     path.unlink(missing_ok=True)
-    app.report = subprocess.Popen([sys.executable, "-c", code, str(RESULTS), str(path)])  # type: ignore[attr-defined]
+    app.report = subprocess.Popen([sys.executable, "-c", code, str(FULL), str(path)])  # type: ignore[attr-defined]
 
 
 def await_report(app: Sphinx, exception: Exception | None) -> None:
