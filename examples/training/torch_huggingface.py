@@ -12,7 +12,8 @@ which cross-entropy divides; how many are active is known only after the last fo
 accumulates the gradients of numerators and divides once, before gradients are clipped. It is for one device.
 
 The network is a small vision transformer from a configuration: nothing is downloaded. SEED was not chosen for its
-results.
+results. Over the seeds 0 to 2 HEM was 0.4 points behind cross-entropy here with the default margin, 1, and 1.4 with the
+paper's rule.
 """
 
 import tempfile
@@ -23,7 +24,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from transformers import PrinterCallback, Trainer, TrainingArguments, ViTConfig, ViTForImageClassification, set_seed
 
-from hemspec.torch import HEMLoss, margin_from_num_samples
+from hemspec.torch import HEMLoss
 
 SEED = 0
 
@@ -93,9 +94,8 @@ def main() -> None:
     images = torch.tensor(images / 16, dtype=torch.float32).reshape(-1, 1, 8, 8)
     items = [{"pixel_values": image, "labels": int(label)} for image, label in zip(images, labels, strict=True)]
     train_set, test_set = train_test_split(items, test_size=0.3, stratify=labels, random_state=SEED)
-    criterion = HEMLoss(margin=margin_from_num_samples(len(train_set)))
     fit("cross-entropy", lambda **given: Trainer(compute_loss_func=cross_entropy, **given), train_set, test_set)
-    fit("HEM", lambda **given: HEMTrainer(criterion=criterion, **given), train_set, test_set)
+    fit("HEM", lambda **given: HEMTrainer(criterion=HEMLoss(), **given), train_set, test_set)
 
 
 if __name__ == "__main__":

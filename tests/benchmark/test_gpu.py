@@ -85,6 +85,6 @@ def test_the_table_has_paired_differences() -> None:
     ]
     document = {"explorations": cells}
     (row,) = replication_report.rows(document)
-    assert row[:3] == ("MNIST-5k, ResNet-18, SGD with momentum, rate 0.1", "accuracy", "2")
+    assert row[:3] == ("MNIST, ResNet-18, SGD with momentum, rate 0.1", "accuracy", "2")
     assert row[4].startswith("+1.0")
     assert row[5].startswith("−0.5")

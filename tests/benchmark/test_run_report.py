@@ -64,8 +64,8 @@ def test_what_stands_beside(tables: dict[str, Rows]) -> None:
     assert list(tables["margins"]) == ["from labelled pixels", "from images", "1"]
     replicated = set(tables["replications"])
     assert "segments, MLP, Adam, rate 0.003" in replicated
-    assert "MNIST-5k, the run's CNN, SGD with momentum, rate 0.3" in replicated
-    assert "digits, CNN, SGD with momentum, after MNIST-5k, rate 0.01" in replicated
+    assert "MNIST, the run's CNN, SGD with momentum, rate 0.3" in replicated
+    assert "digits, CNN, SGD with momentum, after MNIST, rate 0.01" in replicated
 
 
 def test_a_run_that_is_not_whole_has_no_tables(document: dict[str, Any]) -> None:

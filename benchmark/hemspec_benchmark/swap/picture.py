@@ -14,8 +14,8 @@ from hemspec_benchmark.plots import tile
 from hemspec_benchmark.style import INK, new_figure, styled
 from hemspec_benchmark.swap.decide import Difference, worst
 from hemspec_benchmark.swap.matrix import CLIPPING, MATRIX, OPTIMIZERS, SCHEDULES, Training
+from hemspec_benchmark.swap.words import WORDS
 
-OPTIMIZER_NAMES: Final = {"sgd": "SGD", "momentum": "SGD, momentum", "adam": "Adam", "adamw": "AdamW"}
 DATA_NAMES: Final = {"digits": "digits", "mnist": "MNIST", "scenes": "segmentation"}
 
 SAFE: Final = (0.60, 0.78, 0.91)
@@ -78,7 +78,7 @@ def panel(axes: Axes, made: Sequence[Difference], shown: Sequence[Column], *, he
                 lowest = worst(found)
                 colour = SAFE if lowest.within else BROKEN if lowest.broken else BEHIND
                 tile(axes, x, row, colour, points(lowest), bold=lowest.broken, fontsize=9)
-    axes.set_yticks(range(len(OPTIMIZERS)), [OPTIMIZER_NAMES[name] for name in OPTIMIZERS])
+    axes.set_yticks(range(len(OPTIMIZERS)), [WORDS[name] for name in OPTIMIZERS])
     axes.set(xlim=(-0.55, places[-1] + 0.55), ylim=(len(OPTIMIZERS) - 0.5, -0.5))
     axes.set_xticks([])
     if headed:

@@ -17,7 +17,8 @@ from hemspec_benchmark.losses import LOSSES
 from hemspec_benchmark.readme import table as markdown
 from hemspec_benchmark.statistics import estimate
 from hemspec_benchmark.store import Document
-from hemspec_benchmark.swap.matrix import Training, read_setting
+from hemspec_benchmark.swap.matrix import read_setting
+from hemspec_benchmark.swap.words import words
 
 TASKS: Final = ("replication", "gpu")
 OTHERS: Final = PRIMARY[1:]
@@ -86,32 +87,11 @@ def rank(setting: str) -> tuple[str, float]:
     return training, float(rate)
 
 
-NAMES: Final = {
-    "mlp": "MLP",
-    "small": "the run's CNN",
-    "cnn": "CNN",
-    "cnn-norm": "CNN with batch norm",
-    "vit": "transformer",
-    "resnet18": "ResNet-18",
-    "momentum": "SGD with momentum",
-    "adam": "Adam",
-    "adamw": "AdamW",
-    "mnist": "MNIST-5k",
-}
-
-
 def named(setting: str) -> str:
     """A setting in words."""
     training, rate = read_setting(" ".join(setting.split()[-6:]))
-    words = [word(training, name) for name in ("data", "network", "optimizer")]
-    gone_on = ["after MNIST-5k"] if setting.startswith("fine-tuning") else []
-    return ", ".join([*words, *gone_on, f"rate {rate:g}"])
-
-
-def word(training: Training, field: str) -> str:
-    """As people write it."""
-    value: str = getattr(training, field)
-    return NAMES.get(value, value)
+    gone_on = ", after MNIST" if setting.startswith("fine-tuning") else ""
+    return f"{words(training, 'data', 'network', 'optimizer')}{gone_on}, rate {rate:g}"
 
 
 def table(document: Document) -> Group:

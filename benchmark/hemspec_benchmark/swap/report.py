@@ -33,6 +33,7 @@ from hemspec_benchmark.swap.matrix import (
     Training,
     read_setting,
 )
+from hemspec_benchmark.swap.words import WORDS, named
 
 COLUMNS: Final = ("trainings", "within 1 point", "ahead", "broken", "worst", "in")
 PICTURE: Final = "swap"
@@ -120,7 +121,7 @@ def short(made: Sequence[Difference]) -> str:
         broken, within = (round(share * found.trainings) for share in (found.broken, found.within))
         lines.append(
             f"- {name} broke {broken} of {found.trainings} (more than 5 points behind; at worst "
-            f"{points(found.worst)}, {named(found.worst.training)}) and was at most 1 point behind in {within}."
+            f"{points(found.worst)}: {named(found.worst.training)}) and was less than 1 point behind in {within}."
         )
     return "\n".join(lines)
 
@@ -129,7 +130,7 @@ def groups_table(made: Sequence[Difference]) -> str:
     """The default and the mean, where it matters: by optimizer, clipping and task."""
     head = [
         "trainings",
-        *(f"{name}: {column}" for name in SAID.values() for column in ("at most 1 behind", "broken", "worst")),
+        *(f"{name}: {column}" for name in SAID.values() for column in ("less than 1 behind", "broken", "worst")),
     ]
     lines = []
     for group, belongs in GROUPS.items():
@@ -229,17 +230,10 @@ def ends_line(end: str, trainings: Sequence[Training]) -> str:
         if found:
             rate = min(rates) if end == "lowest" else max(rates)
             names = "; ".join(named(training) for training in found)
-            parts.append(f"  - {optimizer}, {rate:g}, {len(found)} trainings: {names}")
+            parts.append(f"  - {WORDS[optimizer]}, {rate:g}, {len(found)} trainings: {names}")
     return "\n".join([f"- the {end} of its list, in {len(trainings)} of {len(MATRIX)} trainings", *parts])
 
 
 def points(found: Difference, digits: int = 1) -> str:
     """With a sign that reads well."""
     return f"{found.points:+.{digits}f}".replace("-", "−") if found.finite else "not finite"
-
-
-def named(training: Training) -> str:
-    """A training in words, commas between."""
-    clipped = ["clipped"] if training.clipping == "clipped" else []
-    parts = [training.data, training.network, training.optimizer, training.schedule, *clipped]
-    return ", ".join(parts)

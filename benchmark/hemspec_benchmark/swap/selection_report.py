@@ -15,6 +15,7 @@ from hemspec_benchmark.store import Document
 from hemspec_benchmark.style import CARD, INK, loss_style, new_figure, percent, styled
 from hemspec_benchmark.swap.matrix import Training
 from hemspec_benchmark.swap.selection import LOSSES, SEEDS, TRAININGS, Curves, Selected, selected
+from hemspec_benchmark.swap.words import words
 
 PICTURE: Final = "selection"
 MONITOR_NAMES: Final = {
@@ -26,7 +27,7 @@ MONITOR_NAMES: Final = {
 
 def named(training: Training) -> str:
     """A training as the head of a column."""
-    return {"momentum": "SGD, momentum", "adamw": "AdamW"}[training.optimizer] + f", {training.schedule}"
+    return words(training, "optimizer", "schedule")
 
 
 def lines(document: Document) -> tuple[list[str], list[list[str]]]:
