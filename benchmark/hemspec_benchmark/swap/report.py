@@ -128,19 +128,15 @@ def short(made: Sequence[Difference]) -> str:
 
 def groups_table(made: Sequence[Difference]) -> str:
     """The default and the mean, where it matters: by optimizer, clipping and task."""
-    head = [
-        "trainings",
-        *(f"{name}: {column}" for name in SAID.values() for column in ("less than 1 behind", "broken", "worst")),
-    ]
     lines = []
     for group, belongs in GROUPS.items():
         cells = [group]
         for candidate in SAID:
             found = [entry for entry in made if entry.candidate == candidate and belongs(entry.training)]
             within, broken = sum(entry.within for entry in found), sum(entry.broken for entry in found)
-            cells += [f"{within} of {len(found)}", str(broken), points(worst(found))]
+            cells.append(f"{within} of {len(found)}; {broken} broken; worst {points(worst(found))}")
         lines.append(cells)
-    return markdown(head, lines)
+    return markdown(("less than 1 point behind in", *SAID.values()), lines)
 
 
 def advice_table(made: Sequence[Checked], checking: Sequence[Checked]) -> str:
