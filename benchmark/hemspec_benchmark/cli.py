@@ -325,7 +325,7 @@ def select_command(
     name="gpu",
     epilog="""Examples:\n
       hemspec-benchmark gpu --output results/gpu\n
-      hemspec-benchmark gpu --trial --device cpu         does all of it work? Half a minute\n
+      hemspec-benchmark gpu --trial --device cpu         does all of it work? Two minutes or so\n
       hemspec-benchmark merge results/run/results.json results/gpu/results.json --output both.json""",
 )
 def gpu_command(

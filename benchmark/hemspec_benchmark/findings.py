@@ -43,8 +43,10 @@ def plus_minus(found: Estimate | None) -> str:
     return f"{100 * found.mean:.{digits(found)}f}{half}".replace("-", "−")
 
 
-def gap(found: Estimate) -> str:
+def gap(found: Estimate | None) -> str:
     """``+0.3 ± 0.2``: a difference in points."""
+    if found is None:
+        return "–"
     half = "" if found.half is None else f" ± {100 * found.half:.{digits(found)}f}"
     return signed(found.mean, digits(found)) + half
 

@@ -68,23 +68,17 @@ def composites(results: Results, arm: Arm) -> str:
         (
             composite.label,
             plus_minus(estimate(results.by_seed(arm, composite, "ce").values())),
-            *(short(results.difference(arm, composite, loss, "ce")) for loss in OTHERS),
+            *(gap(estimate(results.difference(arm, composite, loss, "ce"))) for loss in OTHERS),
         )
         for composite in COMPOSITES.values()
     ]
     return markdown(head, rows)
 
 
-def short(values: Iterable[float]) -> str:
-    """A mean difference with half of its interval."""
-    found = estimate(values)
-    return "–" if found is None else gap(found)
-
-
 def by_arm(results: Results, loss: str) -> Iterator[tuple[str, ...]]:
     """Whether a difference hangs on the size of the steps."""
     for composite in COMPOSITES.values():
-        yield composite.label, *(short(results.difference(arm, composite, loss, "ce")) for arm in ARM_NAMES)
+        yield composite.label, *(gap(estimate(results.difference(arm, composite, loss, "ce"))) for arm in ARM_NAMES)
 
 
 # Below the composites
@@ -250,7 +244,7 @@ def attacks(results: Results) -> Iterator[tuple[str, ...]]:
             label(loss),
             plus_minus(estimate(ours)),
             plus_minus(estimate(theirs)),
-            short(gaps),
+            gap(estimate(gaps)),
             f"{100 * max(gaps):.1f}",
             str(len(found)),
         )
@@ -267,7 +261,12 @@ def margins(results: Results) -> Iterator[tuple[str, ...]]:
     base = reached("hem")
     for loss, name in ("hem", "from labelled pixels"), ("hem-images", "from images"), ("hem-margin-1", "1"):
         own = reached(loss)
-        yield name, plus_minus(estimate(own.values())), "" if loss == "hem" else short(less(own, base)), str(len(own))
+        yield (
+            name,
+            plus_minus(estimate(own.values())),
+            "" if loss == "hem" else gap(estimate(less(own, base))),
+            str(len(own)),
+        )
 
 
 def rates(results: Results) -> Iterator[tuple[str, ...]]:

@@ -29,6 +29,10 @@ def _adam(training: Training) -> bool:
     return training.optimizer.startswith("adam") and training.data != "scenes"
 
 
+def _sgd(training: Training) -> bool:
+    return training.optimizer in ("sgd", "momentum")
+
+
 def _small(training: Training) -> bool:
     """No transformer: with SGD none of our losses is safe in those."""
     return training.network in ("mlp", "cnn", "cnn-norm")
@@ -44,14 +48,13 @@ def _adam_constant(training: Training) -> bool:
 
 def _sgd_clipped(training: Training) -> bool:
     falls = training.schedule != "constant"
-    return training.optimizer in ("sgd", "momentum") and falls and training.clipping == "clipped" and _small(training)
+    return _sgd(training) and falls and training.clipping == "clipped" and _small(training)
 
 
 def _sgd_free(training: Training) -> bool:
     # One-cycle without momentum goes up to rates at which a network without batch norm does not survive.
     momentum_or_slow = training.optimizer == "momentum" or training.schedule != "one-cycle"
-    sgd = training.optimizer in ("sgd", "momentum")
-    return sgd and momentum_or_slow and training.clipping == "free" and _small(training)
+    return _sgd(training) and momentum_or_slow and training.clipping == "free" and _small(training)
 
 
 def _sgd_free_narrowed(training: Training) -> bool:

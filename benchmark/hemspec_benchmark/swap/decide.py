@@ -11,9 +11,8 @@ import numpy as np
 from hemspec_benchmark.store import Document
 from hemspec_benchmark.swap.matrix import (
     CANDIDATES,
-    CHECKING_SEEDS,
+    COMPARED_SEEDS,
     MATRIX,
-    NEW_SEEDS,
     SEEDS,
     Training,
     candidates_of,
@@ -75,7 +74,7 @@ def missing(document: Document) -> int:
     return sum(
         (training, candidate, seed) not in there
         for training in MATRIX
-        for seed in (*SEEDS, *CHECKING_SEEDS, *NEW_SEEDS)
+        for seed in COMPARED_SEEDS
         for candidate in candidates_of(training, seed)
     )
 

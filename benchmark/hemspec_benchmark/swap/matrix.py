@@ -32,6 +32,7 @@ CHECKING_SEEDS: Final = (110, 111, 112, 113, 114)
 """On which the decision table had to be right; it was not, by a little."""
 NEW_SEEDS: Final = (115, 116, 117, 118, 119)
 """On which the narrowed table has to be right."""
+COMPARED_SEEDS: Final = (*SEEDS, *CHECKING_SEEDS, *NEW_SEEDS)
 
 VALIDATION: Final = "validation"
 """The variant of the cells that are scored on the validation part."""

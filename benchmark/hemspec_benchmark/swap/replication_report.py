@@ -11,6 +11,7 @@ import numpy as np
 from rich.console import Group
 from rich.table import Table
 
+from hemspec_benchmark import unknowns
 from hemspec_benchmark.arms import PRIMARY
 from hemspec_benchmark.findings import gap, plus_minus
 from hemspec_benchmark.losses import LOSSES
@@ -38,15 +39,14 @@ def told(score: str, *kinds: str) -> Any:
     return read
 
 
-FAR: Final = ("photographs", "noise", "blobs", "permuted", "phases")
 MEASURES: Final = {
     "accuracy": lambda metrics: metrics.get("clean"),
     "balanced accuracy, 1 : 50": lambda metrics: metrics.get("balanced_accuracy"),
     "accuracy on corrupted images": lambda metrics: metrics.get("corrupted"),
     "near unknowns, largest logit": told("max_logit", "near", "classes"),
     "near unknowns, softmax": told("max_softmax", "near", "classes"),
-    "far unknowns, largest logit": told("max_logit", *FAR),
-    "far unknowns, softmax": told("max_softmax", *FAR),
+    "far unknowns, largest logit": told("max_logit", *unknowns.FAR),
+    "far unknowns, softmax": told("max_softmax", *unknowns.FAR),
 }
 
 
@@ -77,8 +77,7 @@ def replicated(entry: Mapping[str, Any]) -> str | None:
 
 def less(own: Mapping[int, Metrics], base: Mapping[int, Metrics], read: Any) -> str:
     """A paired difference, in points."""
-    found = estimate(read(own[seed]) - read(base[seed]) for seed in sorted(own.keys() & base.keys()))
-    return "–" if found is None else gap(found)
+    return gap(estimate(read(own[seed]) - read(base[seed]) for seed in sorted(own.keys() & base.keys())))
 
 
 def rank(setting: str) -> tuple[str, float]:

@@ -145,7 +145,7 @@ def advice_table(made: Sequence[Checked], checking: Sequence[Checked]) -> str:
         (one.advice.where, one.advice.take, of(one), of(other) if other.trainings else "not checked")
         for one, other in zip(made, checking, strict=True)
     ]
-    total, spoken = sum(one.right for one in checking), sum(one.trainings for one in checking)
+    total, spoken = counted(checking)
     lines.append(("all of these", "", of_all(made), f"{total} of {spoken} ({100 * total / max(1, spoken):.0f} %)"))
     return markdown(("you train with", "take", "right", "on new seeds"), lines)
 
@@ -155,15 +155,20 @@ def of(found: Checked) -> str:
     return f"{found.right} of {found.trainings}"
 
 
-def of_all(found: Iterable[Checked]) -> str:
+def of_all(found: Sequence[Checked]) -> str:
     """The same over all lines."""
-    lines = list(found)
-    return f"{sum(one.right for one in lines)} of {sum(one.trainings for one in lines)}"
+    right, spoken = counted(found)
+    return f"{right} of {spoken}"
+
+
+def counted(found: Sequence[Checked]) -> tuple[int, int]:
+    """In how many trainings all lines together were right, and of how many they speak."""
+    return sum(one.right for one in found), sum(one.trainings for one in found)
 
 
 def first_sentence(checked: Sequence[Checked]) -> str:
     """What became of the first table."""
-    right, spoken = sum(one.right for one in checked), sum(one.trainings for one in checked)
+    right, spoken = counted(checked)
     return (
         f"The first table was right in {right} of {spoken} trainings there, {100 * right / max(1, spoken):.1f} %. "
         f"Wrong:\n\n{wrong_sentences(checked)}"

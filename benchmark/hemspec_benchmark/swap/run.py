@@ -7,10 +7,8 @@ from typing import Any
 
 from hemspec_benchmark.settings import Cell
 from hemspec_benchmark.swap.matrix import (
-    CHECKING_SEEDS,
+    COMPARED_SEEDS,
     MATRIX,
-    NEW_SEEDS,
-    SEEDS,
     Matrix,
     SwapPlan,
     Training,
@@ -29,7 +27,7 @@ def plans(
     yield tuning
     if all(cell in records for cell in tuning.cells()):
         rates = choose_rates(trainings, records)
-        yield SwapPlan(matrix, trainings, seeds=(*SEEDS, *CHECKING_SEEDS, *NEW_SEEDS), rates=rates)
+        yield SwapPlan(matrix, trainings, seeds=COMPARED_SEEDS, rates=rates)
 
 
 def part(number: int, of: int) -> tuple[Training, ...]:
